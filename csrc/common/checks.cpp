@@ -1,0 +1,45 @@
+#include "common/checks.h"
+
+namespace ghost {
+
+std::string shape_text(const mx::Shape& shape) {
+  std::ostringstream text;
+  text << "(";
+  for (size_t i = 0; i < shape.size(); ++i) text << (i ? ", " : "") << shape[i];
+  text << (shape.size() == 1 ? ",)" : ")");
+  return text.str();
+}
+
+bool is_io_dtype(mx::Dtype dtype) {
+  return dtype == mx::float32 || dtype == mx::float16 || dtype == mx::bfloat16;
+}
+
+void require_io_dtype(const char* op, const char* name, const mx::array& x) {
+  require(is_io_dtype(x.dtype()), op, name, " has the wrong dtype, given ", x.dtype(),
+          ", allowed: float32, float16, bfloat16.");
+}
+
+void require_shape(const char* op, const char* name, const mx::array& x, const mx::Shape& expected,
+                   const char* meaning) {
+  bool matches = x.ndim() == expected.size();
+  for (size_t i = 0; matches && i < expected.size(); ++i) {
+    matches = expected[i] < 0 || x.shape(static_cast<int>(i)) == expected[i];
+  }
+  if (matches) return;
+  std::ostringstream sizes;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    sizes << (i ? ", " : "");
+    expected[i] < 0 ? sizes << "any" : sizes << expected[i];
+  }
+  fail(op, name, " has the wrong shape, given ", shape_text(x.shape()), ", allowed: ", meaning, " = (",
+       sizes.str(), expected.size() == 1 ? ",)." : ").");
+}
+
+void require_cu_seqlens(const char* op, const mx::array& cu_seqlens) {
+  require(cu_seqlens.dtype() == mx::int32, op, "cu_seqlens has the wrong dtype, given ", cu_seqlens.dtype(),
+          ", allowed: int32.");
+  require(cu_seqlens.ndim() == 1 && cu_seqlens.size() >= 1, op, "cu_seqlens has the wrong shape, given ",
+          shape_text(cu_seqlens.shape()), ", allowed: (batch + 1,).");
+}
+
+}  // namespace ghost

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <initializer_list>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "mlx/mlx.h"
+
+namespace ghost {
+
+namespace mx = mlx::core;
+
+// Throws std::invalid_argument (a ValueError in Python) saying "[op] what was wrong, what was given, what is
+// allowed".
+template <class... Parts>
+[[noreturn]] void fail(const char* op, const Parts&... parts) {
+  std::ostringstream message;
+  message << "[" << op << "] ";
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
+}
+
+template <class... Parts>
+void require(bool condition, const char* op, const Parts&... parts) {
+  if (!condition) fail(op, parts...);
+}
+
+std::string shape_text(const mx::Shape& shape);  // (2, 3, 5)
+
+// One of float32, float16 and bfloat16, the element types of every operator.
+bool is_io_dtype(mx::Dtype dtype);
+void require_io_dtype(const char* op, const char* name, const mx::array& x);
+
+// Compares x's shape with the expected one; -1 in `expected` matches any size. `meaning` names the
+// dimensions.
+void require_shape(const char* op, const char* name, const mx::array& x, const mx::Shape& expected,
+                   const char* meaning);
+
+// A (batch + 1,) int32 vector of sequence boundaries into `total` rows. Values cannot be checked without
+// evaluating them, so kernels clamp: see read_cu_seqlens.
+void require_cu_seqlens(const char* op, const mx::array& cu_seqlens);
+
+}  // namespace ghost

@@ -1,0 +1,140 @@
+#include "common/parallel.h"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#if defined(__linux__)
+#  include <sched.h>
+#endif
+
+namespace ghost {
+namespace {
+
+struct Job {
+  int64_t n;
+  void (*call)(void*, int64_t);
+  void* context;
+  std::atomic<int64_t> next{0};
+  std::atomic<int64_t> done{0};
+  std::mutex mutex;
+  std::condition_variable finished;
+
+  // Takes indices until none is left. The context is touched only while an index is held, so a worker that
+  // wakes after the caller has returned finds nothing to do.
+  void work() {
+    int64_t completed = 0;
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n; ++completed) call(context, i);
+    if (completed && done.fetch_add(completed, std::memory_order_acq_rel) + completed == n) {
+      std::lock_guard lock(mutex);
+      finished.notify_one();
+    }
+  }
+
+  void wait() {
+    if (done.load(std::memory_order_acquire) == n) return;
+    std::unique_lock lock(mutex);
+    finished.wait(lock, [&] { return done.load(std::memory_order_acquire) == n; });
+  }
+};
+
+class Pool {
+ public:
+  void run(int helpers, const std::shared_ptr<Job>& job) {
+    {
+      std::lock_guard lock(mutex_);
+      for (; workers_ < helpers; ++workers_) std::thread([this] { loop(); }).detach();
+      for (int i = 0; i < helpers; ++i) jobs_.push_back(job);
+    }
+    helpers == 1 ? wake_.notify_one() : wake_.notify_all();
+    job->work();
+    job->wait();
+  }
+
+ private:
+  void loop() {
+    for (;;) {
+      std::shared_ptr<Job> job;
+      {
+        std::unique_lock lock(mutex_);
+        wake_.wait(lock, [this] { return !jobs_.empty(); });
+        job = std::move(jobs_.front());
+        jobs_.pop_front();
+      }
+      job->work();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::shared_ptr<Job>> jobs_;
+  int workers_ = 0;
+};
+
+Pool& pool() {
+  static Pool* instance = new Pool;  // never destroyed: workers may outlive static destructors
+  return *instance;
+}
+
+int available_cores() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+#endif
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+constexpr int kMaxThreads = 256;
+
+int threads_from_environment() {
+  const char* text = std::getenv("GHOST_NATIVE_THREADS");
+  if (!text || !*text) return std::min(available_cores(), kMaxThreads);
+  char* end = nullptr;
+  const long value = std::strtol(text, &end, 10);
+  if (*end || value < 1 || value > kMaxThreads) {
+    throw std::invalid_argument("[GHOST_NATIVE_THREADS] not a number of threads, given '" +
+                                std::string(text) + "', allowed: 1 to " + std::to_string(kMaxThreads) + ".");
+  }
+  return static_cast<int>(value);
+}
+
+std::atomic<int>& threads() {
+  static std::atomic<int> n = threads_from_environment();
+  return n;
+}
+
+}  // namespace
+
+int num_threads() { return threads().load(std::memory_order_relaxed); }
+
+void set_num_threads(int n) {
+  if (n < 1 || n > kMaxThreads) {
+    throw std::invalid_argument("[set_num_threads] wrong number of threads, given " + std::to_string(n) +
+                                ", allowed: 1 to " + std::to_string(kMaxThreads) + ".");
+  }
+  threads().store(n);
+}
+
+namespace detail {
+
+void parallel_for(int64_t n, void (*call)(void*, int64_t), void* context) {
+  const int helpers = static_cast<int>(std::min<int64_t>(n, num_threads())) - 1;
+  if (helpers <= 0) {
+    for (int64_t i = 0; i < n; ++i) call(context, i);
+    return;
+  }
+  auto job = std::make_shared<Job>();
+  job->n = n;
+  job->call = call;
+  job->context = context;
+  pool().run(helpers, job);
+}
+
+}  // namespace detail
+}  // namespace ghost

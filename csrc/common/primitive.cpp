@@ -1,0 +1,51 @@
+#include "common/primitive.h"
+
+#include "mlx/transforms.h"
+
+namespace ghost {
+namespace {
+
+// The composed form as a function of the inputs named by argnums alone.
+ComposedForm restrict_to(const ComposedForm& composed, const Arrays& primals,
+                         const std::vector<int>& argnums) {
+  return [composed, primals, argnums](const Arrays& varied) {
+    Arrays inputs = primals;
+    for (size_t i = 0; i < argnums.size(); ++i) inputs[static_cast<size_t>(argnums[i])] = varied[i];
+    return composed(inputs);
+  };
+}
+
+thread_local bool forced = false;
+
+}  // namespace
+
+// Operators build their composed form on GPU streams (use_composed), so no kernelless primitive gets here.
+void Primitive::eval_gpu(const Arrays&, Arrays&) {
+  throw std::runtime_error(
+      std::string("[") + name() +
+      "] has no kernel for this device; build the operation on its stream to get the composed "
+      "form, or pass stream=mx.cpu.");
+}
+
+Arrays Primitive::jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) {
+  return mx::jvp(restrict_to(composed_, primals, argnums), pick(primals, argnums), tangents).second;
+}
+
+Arrays Primitive::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+                      const Arrays&) {
+  return mx::vjp(restrict_to(composed_, primals, argnums), pick(primals, argnums), cotangents).second;
+}
+
+std::pair<Arrays, std::vector<int>> Primitive::vmap(const Arrays& inputs, const std::vector<int>& axes) {
+  Arrays outputs = mx::vmap(composed_, axes)(inputs);
+  std::vector<int> out_axes(outputs.size(), 0);
+  return {std::move(outputs), std::move(out_axes)};
+}
+
+bool use_composed(const mx::Stream& stream) { return forced || stream.device == mx::Device::gpu; }
+
+bool force_composed() { return forced; }
+
+void set_force_composed(bool on) { forced = on; }
+
+}  // namespace ghost

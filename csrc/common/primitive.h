@@ -1,0 +1,83 @@
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "common/checks.h"
+#include "mlx/backend/cpu/encoder.h"
+#include "mlx/primitives.h"
+
+namespace ghost {
+
+using Arrays = std::vector<mx::array>;
+using ComposedForm = std::function<Arrays(const Arrays&)>;
+
+// Base of every primitive. The composed form computes the same outputs from the same inputs with MLX's own
+// operations; it serves jvp, vmap, gradients of gradients, and devices without a kernel of ours.
+class Primitive : public mx::Primitive {
+ public:
+  Primitive(mx::Stream stream, ComposedForm composed)
+      : mx::Primitive(stream), composed_(std::move(composed)) {}
+
+  void eval_gpu(const Arrays& inputs, Arrays& outputs) override;
+
+  Arrays jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) override;
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays& outputs) override;
+  std::pair<Arrays, std::vector<int>> vmap(const Arrays& inputs, const std::vector<int>& axes) override;
+
+ protected:
+  const ComposedForm& composed() const { return composed_; }
+
+ private:
+  ComposedForm composed_;
+};
+
+// True where an operator is to be built from MLX's own operations: on streams of a device without a kernel of
+// ours, and everywhere while set_force_composed(true) holds on this thread (comparisons and tests).
+bool use_composed(const mx::Stream& stream);
+bool force_composed();
+void set_force_composed(bool on);
+
+// Input arrays as the kernels take them: row-contiguous, on the operator's stream.
+inline mx::array dense(const mx::array& x, const mx::Stream& s) { return mx::contiguous(x, false, s); }
+inline mx::array dense_float32(const mx::array& x, const mx::Stream& s) {
+  return mx::contiguous(mx::astype(x, mx::float32, s), false, s);
+}
+
+// Allocates the outputs of eval_cpu and queues work(inputs, outputs) on the stream. The work runs even when
+// every output is empty (other outputs may not be), so kernels take zero sizes in their stride. It must not
+// throw.
+template <class Work>
+void dispatch_cpu(const mx::Stream& stream, const Arrays& inputs, Arrays& outputs, Work work) {
+  const auto weak = [](const Arrays& arrays) {
+    Arrays copies;
+    copies.reserve(arrays.size());
+    for (const auto& x : arrays) copies.push_back(mx::array::unsafe_weak_copy(x));
+    return copies;
+  };
+  for (auto& out : outputs) out.set_data(mx::allocator::malloc(out.nbytes()));
+  mx::cpu::get_command_encoder(stream).dispatch(
+      [in = weak(inputs), out = weak(outputs), work = std::move(work)]() mutable { work(in, out); });
+}
+
+// True when some input is being differentiated or traced, so that an operator may want to save what its vjp
+// needs.
+inline bool any_tracer(const Arrays& inputs) {
+  for (const auto& x : inputs) {
+    if (x.is_tracer()) return true;
+  }
+  return false;
+}
+
+// Picks the gradients named by argnums out of those of all inputs.
+inline Arrays pick(const Arrays& all, const std::vector<int>& argnums) {
+  Arrays picked;
+  picked.reserve(argnums.size());
+  for (int i : argnums) picked.push_back(all[static_cast<size_t>(i)]);
+  return picked;
+}
+
+}  // namespace ghost
