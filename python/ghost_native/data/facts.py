@@ -1,8 +1,9 @@
 """Synthetic facts and questions about them, made by code from a seed; nothing is ever asked twice the same way.
 
-Training and evaluation never share a word: every word is dealt to one side by a hash of its letters, relation names are
-two separate lists, and the `unseen` templates occur in no training batch. A share of the questions asks for keys that are
-not stored, half of them *near misses* (one word or one letter of a stored key changed); their answer is `unknown`.
+Training and evaluation never share a word: every word is dealt to one side by a hash of its letters, relation names
+are two separate lists, and the `unseen` templates occur in no training batch. A share of the questions asks for keys
+that are not stored, half of them *near misses* (one word or one letter of a stored key changed); their answer is
+`unknown`.
 """
 
 from __future__ import annotations
@@ -55,18 +56,22 @@ UNSEEN = (
 )  # fmt: skip
 
 _OPENERS = (
-    "Q:", "what is", "tell me", "please", "say", "the", "find", "so", "ask:", "hey", "now", "user>", "do you know", "in:",
-    "query:", "give", "well,", "my", "who is", "1.", "-", "*", "okay", "look:", "name", ">>", "ex:", "that", "what's the",
+    "Q:", "what is", "tell me", "please", "say", "the", "find", "so", "ask:", "hey", "now", "user>", "do you know",
+    "in:", "query:", "give", "well,", "my", "who is", "1.", "-", "*", "okay", "look:", "name", ">>", "ex:", "that",
+    "what's the",
 )  # fmt: skip
 _CONNECTORS = (
-    ": ", " = ", "? A: ", " is ", " -> ", "? ", "\n", "? it is ", ". answer: ", " => ", "\nout: ", "? reply: ", ", yes: ",
-    " - ", "] ", ") ", " equals ", ": it is ", "? ok: ", "\n> ", "?\nme: ", "\nans: ", ". result: ", "?\n",
+    ": ", " = ", "? A: ", " is ", " -> ", "? ", "\n", "? it is ", ". answer: ", " => ", "\nout: ", "? reply: ",
+    ", yes: ", " - ", "] ", ") ", " equals ", ": it is ", "? ok: ", "\n> ", "?\nme: ", "\nans: ", ". result: ", "?\n",
 )  # fmt: skip
 _BREAKS = (" ", "\n", "? ", "?\n", ". ", ".\n", ", ", " (", "; ", "] ", '" ')
 _ARROWS = (": ", " = ", " -> ", ": ", " is ", " => ", "=", ': "', " | ")
 _QUOTES = ("", "", "", "", '"', "(", "[", "<")
-_ONSETS = "b c d f g h j k l m n p r s t v w z br ch cl dr fr gr kl pl pr sh sl st th tr".split()
-_NUCLEI = "a e i o u ai ea oo ou".split()
+_ONSETS = (
+    "b", "c", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "z", "br", "ch", "cl", "dr",
+    "fr", "gr", "kl", "pl", "pr", "sh", "sl", "st", "th", "tr",
+)  # fmt: skip
+_NUCLEI = ("a", "e", "i", "o", "u", "ai", "ea", "oo", "ou")
 
 
 def word_split(word: str) -> Split:
@@ -97,7 +102,8 @@ class FactBatch:
     """Texts about one store and all that training needs, NumPy arrays.
 
     - tokens (batch, seqlen + 1) int32: inputs are tokens[:, :-1], targets tokens[:, 1:]; zeros after the text's end
-    - weight (batch, seqlen) float32: of each target in the text loss: 1 in answers, `text_weight` elsewhere, 0 in padding
+    - weight (batch, seqlen) float32: of each target in the text loss: 1 in answers, `text_weight` elsewhere, 0
+      in padding
     - fact (batch, seqlen) int32: at the byte before an answer the row to choose, elsewhere `NOT_ASKED`
     - start (batch, seqlen) float32: 1 at the byte before an answer
     - mask (batch, seqlen) float32: 1 for real bytes
@@ -156,8 +162,6 @@ class FactGenerator:
         self.structured, self.case, self.clutter = structured, case, clutter
         self._entities: list[str] = []
 
-    # -- pieces -------------------------------------------------------------------------------------------------------
-
     def _pick(self, items: tuple[str, ...] | list[str]) -> str:
         return items[int(self.rng.integers(len(items)))]
 
@@ -207,18 +211,20 @@ class FactGenerator:
         if self.rng.random() < 0.15:
             return self._letters(length, string.ascii_lowercase + string.digits)
         key = self._words(length)
-        return key if len(key) >= low else self._letters(low)
+        return key if len(key) >= low else self._random_word(low)
 
     def value(self) -> str:
-        """One value: digits, mixed letters and digits, or words, most of them capitalised."""
+        """One value: digits, mixed letters and digits, any printable bytes, or words."""
         low, high = self.value_length
         length, kind = int(self.rng.integers(low, high + 1)), self.rng.random()
         if kind < 0.2:
             return self._letters(length, string.digits)
         if kind < 0.4:
             return self._letters(length, string.ascii_letters + string.digits)
+        if kind < 0.5:
+            return self._letters(length, string.ascii_letters + string.digits + string.punctuation + " ").strip() or "-"
         text = self._words(length)
-        return text[:1].upper() + text[1:] if kind < 0.7 else text
+        return text[:1].upper() + text[1:] if kind < 0.75 else text
 
     def store(self, num_facts: int) -> FactStore:
         """A store of `num_facts` fresh facts."""
@@ -236,11 +242,11 @@ class FactGenerator:
             words = key.split(" ")
             if len(words) > 1 and self.rng.random() < 0.7:
                 words[int(self.rng.integers(len(words)))] = self.word()
-                other = " ".join(words)[: self.key_length[1]].strip()
+                other = " ".join(words)
             else:
                 at = int(self.rng.integers(len(key)))
                 other = key[:at] + self._letters(1) + key[at + 1 :]
-            if other.strip() == other and other and other not in store:
+            if other.strip() == other and len(other) <= store.max_key and other not in store:
                 return other
 
     def absent(self, store: FactStore, keys: list[str], kind: Absent = "mixed") -> str:
@@ -258,7 +264,9 @@ class FactGenerator:
             return self._pick(UNSEEN)
         if kind == "seen" or self.rng.random() < 0.5:
             return self._pick(SEEN)
-        parts = [self._pick(_OPENERS) if self.rng.random() < 0.6 else self.word() for _ in range(self.rng.integers(0, 4))]
+        parts = [
+            self._pick(_OPENERS) if self.rng.random() < 0.6 else self.word() for _ in range(self.rng.integers(0, 4))
+        ]
         opener = " ".join(parts) + " " if parts else ""
         if self.rng.random() < 0.3:
             opener = opener.capitalize()
@@ -276,8 +284,6 @@ class FactGenerator:
         if self.rng.random() >= self.case:
             return key
         return (key.title(), key.upper(), key.capitalize())[int(self.rng.integers(3))]
-
-    # -- texts --------------------------------------------------------------------------------------------------------
 
     def ask(
         self, store: FactStore, keys: list[str], templates: Templates, absent: float, kind: Absent = "mixed"
@@ -421,6 +427,6 @@ def recall(
             if (said[i, begin - 1 : end - 1] == target).all():
                 right += 1
             elif len(failures) < 8:
-                full = bytes(tokens[i, : end - 1].tolist()).decode("utf-8", "replace")
-                failures.append((full, bytes(said[i, begin - 1 : end - 1].astype(np.uint8)).decode("latin-1")))
+                asked_text = bytes(tokens[i, : end - 1].tolist()).decode("utf-8", "replace")
+                failures.append((asked_text, bytes(said[i, begin - 1 : end - 1].astype(np.uint8)).decode("latin-1")))
     return Recall(right, asked, tuple(failures))

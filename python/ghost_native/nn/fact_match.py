@@ -3,8 +3,8 @@
 A key counts when all its bytes were read (ASCII case folded) with word boundaries on both sides; the longest key wins.
 It is announced at the first byte after its last one, because only that byte shows that the word ended.
 
-Candidates come from one prefix sum per text: with an odd base b, the polynomial hash of the bytes [s, e) modulo 2**32 is
-b**(e-1) * (P[e] - P[s]), P the prefix sums of byte_hash * b**-position, so every key length costs one subtraction
+Candidates come from one prefix sum per text: with an odd base b, the polynomial hash of the bytes [s, e) modulo 2**32
+is b**(e-1) * (P[e] - P[s]), P the prefix sums of byte_hash * b**-position, so every key length costs one subtraction
 (Karp & Rabin, 1987). The longest candidate is then compared byte by byte, so a hash collision never invents a match.
 """
 

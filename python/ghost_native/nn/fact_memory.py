@@ -2,16 +2,17 @@
 
 Addressing has two stages.
 
-*Which fact.* Every byte scores every stored key: cosine and coverage between a decayed bag of 4-gram features of the recent
-text and the same encoder's bag of the key, plus an exact matcher without parameters (`fact_match`) whose last four hits
-fade with the same keep gate. A softmax over the null fact and the best `top_k` rows follows.
+*Which fact.* Every byte scores every stored key: cosine and coverage between a decayed bag of 4-gram features of the
+recent text and the same encoder's bag of the key, plus an exact matcher without parameters (`fact_match`) whose last
+four hits fade with the same keep gate. A softmax over the null fact and the best `top_k` rows follows.
 
-*Which byte.* A start detector says "the answer begins with the next byte"; a counter carries the probability that it began
-j bytes ago. The fact distribution is the one *at the start*, so a key that happens to occur inside an answer disturbs
-nothing; agreement of the last four bytes with a value sharpens the choice.
+*Which byte.* A start detector says "the answer begins with the next byte"; a counter carries the probability that it
+began j bytes ago. The fact distribution is the one *at the start*, so a key that happens to occur inside an answer
+disturbs nothing; agreement of the last four bytes with a value sharpens the choice.
 
-The expected next value byte is read out into the residual stream, gated, and multiplied by the probability of being inside
-an answer at all: away from answers the stored facts leave the text model alone. The null fact has a value too, "unknown".
+The expected next value byte is read out into the residual stream, gated, and multiplied by the probability of being
+inside an answer at all: away from answers the stored facts leave the text model alone. The null fact has a value too,
+"unknown".
 
 Addressing facts by key and position follows memory networks (Weston et al., 2015; Miller et al., 2016, key-value memory
 networks); the counter is the recurrent form of a pointer (Vinyals et al., 2015).
@@ -36,7 +37,7 @@ _SLOTS = 4  # exact hits remembered per sequence
 _FEATURES = 6
 _LOG_FLOOR = -12.0
 _NEVER = -30.0
-_BLOCK = 1024
+_BLOCK = 512
 _BLOCK_SCORES = 1 << 22
 
 
@@ -148,8 +149,8 @@ class FactMemory(nn.Module):
         self.gate_hidden = mx.zeros((2, dim))
         self.gate_bias = mx.array([1.0, 4.0])
         # Scores: cosine, coverage, exact match; the null fact's score.
-        self.score_scale = mx.array([1.0, 1.0, 1.5])
-        self.null_score = mx.array(8.0)
+        self.score_scale = mx.array([0.5, 0.5, 2.0])
+        self.null_score = mx.array(6.0)
         # Start detector on h and on two traces of the last exact hit.
         self.start_hidden = mx.zeros((1, dim))
         self.start_hit = mx.zeros((1, 2))
@@ -157,13 +158,11 @@ class FactMemory(nn.Module):
         # Position: weight of the counter, then bonuses for one to four agreeing bytes.
         self.position_scale = mx.array([2.0, 2.0, 2.0, 2.0, 2.0])
         # Readout.
-        self.value_embedding = normal(256, value_dim, 1.0)
+        self.value_embedding = normal(value_dim, 256, 1.0)
         self.read_out = mx.random.normal((num_reads, dim, value_dim)) * (2 / math.sqrt(value_dim))
         self.read_gate = mx.zeros((num_reads, dim + _FEATURES))
         self.read_gate_bias = mx.ones((num_reads,))
         self.copy_scale = mx.array(4.0)
-
-    # -- keys ---------------------------------------------------------------------------------------------------------
 
     def pack(self, store: FactStore) -> PackedFacts:
         """The store as arrays, checked against this memory's limits (ValueError)."""
@@ -179,7 +178,7 @@ class FactMemory(nn.Module):
         """Encode keys. Differentiable in the weights; inside `mx.compile` pass `pack(store)` instead of the store."""
         packed = self.pack(facts) if isinstance(facts, FactStore) else facts
         keys, length = packed["keys"], packed["key_length"]
-        rows, width = keys.shape
+        width = keys.shape[1]
         # A key is read as at the start of a line: newline, space, key; nothing is written before the space.
         place = mx.arange(width + 2)[None] - (width + 1 - length[:, None])
         text = mx.pad(keys, [(0, 0), (2, 0)], constant_values=PAD_BYTE)
@@ -199,8 +198,6 @@ class FactMemory(nn.Module):
         grams = mx.concatenate([embedded[:, _GRAMS - 1 - i : _GRAMS - 1 - i + seqlen] for i in range(_GRAMS)], axis=-1)
         hidden = nn.silu(_dense(grams, self.gram_in) + self.gram_bias)
         return _unit(_dense(hidden, self.gram_out)), _dense(hidden, self.gate_gram)
-
-    # -- addressing ---------------------------------------------------------------------------------------------------
 
     def init_state(self, batch: int) -> FactMemoryState:
         """The state before the first byte of `batch` sequences."""
@@ -232,11 +229,14 @@ class FactMemory(nn.Module):
             state: from `init_state` or the call before. Feeding a text in pieces gives what one call gives.
 
         Returns:
-            The address and the state after the last byte. Differentiable in h, the weights, table["bags"] and the state.
+            The address and the state after the last byte. Differentiable in h, the weights, table["bags"] and the
+            state.
         """
         batch, seqlen, _ = h.shape
         if tokens.shape != (batch, seqlen):
-            raise ValueError(f"[FactMemory.address] tokens must be (batch, seqlen) = {(batch, seqlen)}, got {tokens.shape}")
+            raise ValueError(
+                f"[FactMemory.address] tokens must be (batch, seqlen) = {(batch, seqlen)}, got {tokens.shape}"
+            )
         if seqlen < 1:
             raise ValueError("[FactMemory.address] seqlen must be at least 1, got 0")
         if table["keys"].shape[1] >= self._history:
@@ -294,7 +294,7 @@ class FactMemory(nn.Module):
         )
         past = self._past
         address = FactAddress(
-            readout=_dense(copy, self.value_embedding.T),
+            readout=_dense(copy, self.value_embedding),
             copy=copy,
             inside=inside,
             features=features,
@@ -388,8 +388,6 @@ class FactMemory(nn.Module):
         inside = mx.minimum(mx.sum(mass, axis=(2, 3)), 1.0)
         return copy.reshape(batch, seqlen, 256), inside, mx.sum(mass[..., 0], axis=2)
 
-    # -- reading ------------------------------------------------------------------------------------------------------
-
     def read(self, h: mx.array, address: FactAddress, index: int) -> mx.array:
         """h plus the gated readout of read `index`; h (batch, seqlen, dim), same shape and dtype out."""
         if not 0 <= index < self.num_reads:
@@ -402,8 +400,6 @@ class FactMemory(nn.Module):
     def copy_logits(self, address: FactAddress) -> mx.array:
         """A pointer for the output head: (batch, seqlen, 256) to add to the logits, zero away from answers."""
         return self.copy_scale * address["copy"] * address["inside"][..., None]
-
-    # -- training -----------------------------------------------------------------------------------------------------
 
     def loss(self, address: FactAddress, fact: mx.array, start: mx.array, mask: mx.array) -> mx.array:
         """Auxiliary loss: cross-entropy of the fact plus twice the weighted binary cross-entropy of the start.

@@ -20,8 +20,8 @@ def decayed_sum(x: mx.array, log_keep: mx.array, initial: mx.array) -> mx.array:
         initial: (batch, dim), s before the first byte.
 
     Returns:
-        (batch, seqlen, dim). Differentiable in all three. Inside chunks of 32 it is a triangular matrix product, and the
-        chunk ends form a sequence of the same kind, so the depth is logarithmic and the memory linear.
+        (batch, seqlen, dim). Differentiable in all three. Inside chunks of 32 it is a triangular matrix product, and
+        the chunk ends form a sequence of the same kind, so the depth is logarithmic and the memory linear.
     """
     batch, seqlen, dim = x.shape
     if seqlen == 1:

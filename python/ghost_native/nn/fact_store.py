@@ -6,8 +6,8 @@ Row 0 of every packed array is the *null fact*: what is answered when nothing st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TypedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypedDict
 
 import mlx.core as mx
 import numpy as np
@@ -104,7 +104,7 @@ class FactStore:
 
     def __init__(
         self,
-        facts: Iterable[tuple[FactBytes, FactBytes]] | dict[FactBytes, FactBytes] = (),
+        facts: Iterable[tuple[FactBytes, FactBytes]] | Mapping[Any, FactBytes] = (),
         *,
         max_key: int = 64,
         max_value: int = 63,
@@ -118,7 +118,7 @@ class FactStore:
         self._row_of: dict[bytes, int] = {}
         self._free: list[int] = []
         self._packed: tuple[tuple[int, int, int, int], PackedFacts] | None = None
-        for key, value in facts.items() if isinstance(facts, dict) else facts:
+        for key, value in facts.items() if isinstance(facts, Mapping) else facts:
             self.store(key, value)
 
     def _clean(self, key: FactBytes, name: str) -> bytes:
@@ -150,15 +150,14 @@ class FactStore:
         self.version += 1
         return row
 
-    def forget(self, key: FactBytes) -> bool:
-        """Remove a fact; True if it was stored. ValueError for something that could not be a key."""
+    def forget(self, key: FactBytes) -> None:
+        """Remove a fact. KeyError when it is not stored, ValueError for something that could not be a key."""
         row = self._row_of.pop(fold_case(self._clean(key, "FactStore.forget")), None)
         if row is None:
-            return False
+            raise KeyError(f"[FactStore.forget] {key!r} is not stored")
         self._rows[row] = None
         self._free.append(row)
         self.version += 1
-        return True
 
     def clear(self) -> None:
         """Remove every fact."""
