@@ -107,18 +107,14 @@ def python_corpus(stdlib: str | Path | None = None, *, heldout_bytes: int = HELD
     skipped: list[Skipped] = []
     sources = 0
     taken = 0
-    for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).as_posix()):
-        name = path.relative_to(root).as_posix()
-        folders = name.split("/")
-        if any(folder in _STDLIB_SKIP for folder in folders[:-1]):
-            continue
+    for name in _python_sources(root):
         sources += 1
-        data = path.read_bytes()
+        data = (root / name).read_bytes()
         if len(data) < _STDLIB_MIN_BYTES:
             skipped.append(Skipped(name, f"under {_STDLIB_MIN_BYTES} bytes"))
         elif _name_hash(name) % _STDLIB_HELDOUT_ONE_IN:
             train.append(Document(name, data))
-        elif folders[0] == "encodings":
+        elif name.startswith("encodings/"):
             skipped.append(Skipped(name, "codec table"))
         elif taken + len(data) < heldout_bytes:
             heldout.append(Document(name, data))
@@ -134,6 +130,15 @@ def python_corpus(stdlib: str | Path | None = None, *, heldout_bytes: int = HELD
         raise ValueError(f"[python_corpus] heldout_bytes is {heldout_bytes}, less than any file; use {HELDOUT_BYTES}")
     train.sort(key=lambda document: (_name_hash(document.name), document.name))
     return Corpus(train, heldout, skipped)
+
+
+def _python_sources(root: Path) -> list[str]:
+    names: list[str] = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in _STDLIB_SKIP]
+        here = Path(folder).relative_to(root)
+        names += [(here / name).as_posix() for name in files if name.endswith(".py")]
+    return sorted(names)
 
 
 def _load(path: Path) -> bytes | memoryview:

@@ -1,0 +1,129 @@
+"""Streaming generation: one byte at a time through the model's state, so cost per byte does not grow with the text."""
+
+from __future__ import annotations
+
+import codecs
+import secrets
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import mlx.core as mx
+import numpy as np
+
+from ghost_native.generate.sampling import check_sampling, sample
+
+PROMPT_CHUNK = 4096  # bytes of a prompt fed at once: bounds memory for long ones
+EMPTY_PROMPT = b"\n"  # what stands between documents, so the start of a new one
+
+
+class StepModel(Protocol):
+    """What generation needs of a model: `Ghost` has it."""
+
+    def init_state(self, batch: int) -> Any:
+        """A fresh recurrent state for `batch` streams."""
+        ...
+
+    def step(self, tokens: mx.array, state: Any) -> tuple[mx.array, Any]:
+        """tokens (batch, seqlen >= 1) and a state -> logits (batch, seqlen, 256) and the next state."""
+        ...
+
+
+def generate(
+    model: StepModel,
+    prompt: str | bytes = b"",
+    *,
+    max_bytes: int = 256,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+    stop: bytes | None = None,
+) -> Iterator[int]:
+    """Generate bytes after a prompt, one by one as they are drawn.
+
+    Args:
+        model: a `Ghost`, or anything with `init_state` and `step`.
+        prompt: str (as UTF-8) or bytes, fed in pieces of up to 4096; an empty one starts a new document.
+        max_bytes: the most bytes to generate.
+        temperature, top_p: see `sample`.
+        seed: the same seed gives the same bytes; a fresh one is drawn when None.
+        stop: end when these bytes have come; they are not given out, nor is a part of them before it is clear that the
+            rest does not follow.
+
+    Returns:
+        An iterator of integers 0 to 255.
+
+    Raises:
+        ValueError: max_bytes below 0, an empty stop, temperature or top_p out of range. Raised by the call itself, not
+            at the first byte.
+    """
+    check_sampling(temperature, top_p, "generate")
+    if max_bytes < 0:
+        raise ValueError(f"[generate] max_bytes is {max_bytes}, at least 0 is needed")
+    if stop is not None and not stop:
+        raise ValueError("[generate] stop is empty, give at least one byte or None")
+    data = prompt.encode() if isinstance(prompt, str) else bytes(prompt)
+    seed = secrets.randbits(32) if seed is None else seed
+    drawn = _draw(model, data or EMPTY_PROMPT, max_bytes, temperature, top_p, seed)
+    return drawn if stop is None else _until(drawn, stop)
+
+
+def _draw(
+    model: StepModel, prompt: bytes, max_bytes: int, temperature: float, top_p: float, seed: int
+) -> Iterator[int]:
+    if max_bytes == 0:
+        return
+    key = mx.random.key(seed)
+    state = model.init_state(1)
+    logits = mx.zeros((1, 1, 256))
+    for begin in range(0, len(prompt), PROMPT_CHUNK):
+        piece = np.frombuffer(prompt[begin : begin + PROMPT_CHUNK], np.uint8).astype(np.int32)
+        logits, state = model.step(mx.array(piece)[None], state)
+        mx.eval(logits)
+    for index in range(max_bytes):
+        key, draw_key = mx.random.split(key)
+        token = sample(logits[:, -1], temperature, top_p, draw_key)
+        yield int(np.array(token)[0])
+        if index + 1 < max_bytes:
+            logits, state = model.step(token[:, None], state)
+
+
+def _until(drawn: Iterable[int], stop: bytes) -> Iterator[int]:
+    """The bytes before the first occurrence of stop; held back while they may be its beginning."""
+    held = bytearray()
+    for byte in drawn:
+        held.append(byte)
+        if held.endswith(stop):
+            yield from held[: -len(stop)]
+            return
+        keep = next(n for n in range(min(len(held), len(stop) - 1), -1, -1) if stop.startswith(held[len(held) - n :]))
+        yield from held[: len(held) - keep]
+        del held[: len(held) - keep]
+    yield from held
+
+
+def decode_stream(data: Iterable[int]) -> Iterator[str]:
+    """Text for a terminal out of a stream of bytes: each character as soon as its last byte is there.
+
+    Bytes that are not UTF-8 become U+FFFD.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for byte in data:
+        if text := decoder.decode(bytes((byte,))):
+            yield text
+    if text := decoder.decode(b"", final=True):
+        yield text
+
+
+def generate_text(
+    model: StepModel,
+    prompt: str | bytes = b"",
+    *,
+    max_bytes: int = 256,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+    stop: bytes | None = None,
+) -> str:
+    """`generate` in one go, as text; bytes that are not UTF-8 become U+FFFD. The prompt is not repeated."""
+    stream = generate(model, prompt, max_bytes=max_bytes, temperature=temperature, top_p=top_p, seed=seed, stop=stop)
+    return bytes(stream).decode("utf-8", "replace")
