@@ -1,0 +1,6 @@
+"""Models built from the layers of :mod:`ghost_native.nn`."""
+
+from ghost_native.models.config import PRESETS, GhostConfig
+from ghost_native.models.ghost import Forward, Ghost, GhostState, GhostV6
+
+__all__ = ["PRESETS", "Forward", "Ghost", "GhostConfig", "GhostState", "GhostV6"]

@@ -1,0 +1,86 @@
+"""One .safetensors file per model: weights, and as metadata the configuration and the facts. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from ghost_native.models.config import GhostConfig
+from ghost_native.nn.fact_store import FactStore
+
+if TYPE_CHECKING:
+    from ghost_native.models.ghost import Ghost
+
+FORMAT = "ghost_native.ghost.v1"
+
+G = TypeVar("G", bound="Ghost")
+
+
+def save_model(model: Ghost, path: Path) -> None:
+    """Write to a temporary file beside `path`, sync, rename: the file at `path` is always whole."""
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(model.config.to_dict()),
+        "facts": json.dumps(model.fact_store.to_list()),
+        "packed": json.dumps(model.is_packed),
+    }
+    weights = dict(tree_flatten(model.parameters()))
+    mx.eval(weights)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".safetensors")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        mx.save_safetensors(str(temporary), weights, metadata)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load_model(cls: type[G], path: Path) -> G:
+    if not path.is_file():
+        raise FileNotFoundError(f"[Ghost.load] no such checkpoint: {path}.")
+    try:
+        weights, metadata = mx.load(str(path), format="safetensors", return_metadata=True)
+    except Exception as error:
+        raise ValueError(f"[Ghost.load] {path} is not a whole safetensors file: {error}.") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"[Ghost.load] {path} is no Ghost checkpoint, given format {metadata.get('format')!r}, allowed: {FORMAT!r}."
+        )
+    model = cls(GhostConfig.from_dict(json.loads(metadata["config"])))
+    limits = {"max_key": model.config.max_key, "max_value": model.config.max_value}
+    if json.loads(metadata["packed"]):
+        model.pack()
+    expected = {k: (v.shape, v.dtype) for k, v in tree_flatten(model.parameters())}
+    given = {k: (v.shape, v.dtype) for k, v in weights.items()}
+    for name in sorted(expected.keys() | given.keys()):
+        if expected.get(name) != given.get(name):
+            raise ValueError(
+                f"[Ghost.load] {path} does not fit its configuration: weight {name!r}, given {given.get(name)}, "
+                f"allowed: {expected.get(name)}."
+            )
+    model.load_weights(list(weights.items()))
+    try:
+        mx.eval(model.parameters())
+    except Exception as error:
+        raise ValueError(f"[Ghost.load] {path} cannot be read to its end: {error}.") from error
+    for key, value in FactStore.from_list(json.loads(metadata["facts"]), **limits).facts().items():
+        model.store_fact(key, value)
+    return model
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

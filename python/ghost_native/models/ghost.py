@@ -1,0 +1,361 @@
+"""Ghost v6, a byte-level language model: causal, streaming, 2-bit weights, routed depth, facts stored as bytes.
+
+The way the data goes::
+
+    bytes (batch, seqlen)
+      -> StateSpaceTokenizer                      h, boundary_prob       (batch, seqlen, dim)
+      -> Router                                   depth in 1..max_depth, surprise   (batch, seqlen)
+      -> for layer l:
+            memory layers: h = memory.read(h, address)       every byte; only while facts are stored
+            plan = routing_plan(depth > l)                   layer 0, and all layers without routing, take every byte
+            x = skip_gather(h, plan)                         (n, dim) and cu_seqlens
+            x = x + Mamba(norm(x))  [+ SparseAttention(norm(x))]  + FeedForward(norm(x))
+            h = skip_scatter(h, x, plan, gate)               skipped bytes pass unchanged, bit for bit
+      -> RMSNorm -> head -> logits                (batch, seqlen, 256)
+
+A layer sees only the bytes routed to it: its scan state, convolution window and attention cache never hear of the
+others. So training, scoring a batch and streaming byte by byte are the same function, and the state of a stream is
+O(1) but for the strided attention keys, one row per `stride` bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+import mlx.core as mx
+from mlx import nn
+from mlx.utils import tree_flatten
+
+from ghost_native import ops
+from ghost_native.models import checkpoint
+from ghost_native.models.config import GhostConfig
+from ghost_native.nn.attention import AttentionState, SparseAttention
+from ghost_native.nn.fact_memory import FactAddress, FactMemory, FactMemoryState, FactStore, FactTable
+from ghost_native.nn.fact_store import FactBytes
+from ghost_native.nn.feed_forward import FeedForward
+from ghost_native.nn.linear import CodebookLinear, Linear
+from ghost_native.nn.mamba import Mamba, MambaState
+from ghost_native.nn.router import Route, Router
+from ghost_native.nn.tokenizer import StateSpaceTokenizer, TokenizerState
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class LayerState(TypedDict, total=False):
+    mamba: MambaState
+    attention: AttentionState
+
+
+class MemoryStream(TypedDict):
+    """The facts a stream reads from, and where it is in addressing them."""
+
+    version: int
+    table: FactTable
+    state: FactMemoryState
+
+
+class GhostState(TypedDict):
+    """What a stream carries between calls of :meth:`Ghost.step`. Treat it as opaque; old states stay usable.
+
+    cheap (batch, 1, dim) is the last output of the tokenizer, off which the next byte's surprise is read.
+    """
+
+    tokenizer: TokenizerState
+    cheap: mx.array
+    layers: list[LayerState]
+    memory: MemoryStream | None
+
+
+class Forward(NamedTuple):
+    """Everything one pass computes; what is not wanted is never evaluated.
+
+    logits (batch, seqlen, 256); state after the last byte; boundary_logit (batch, seqlen); cheap_logits
+    (batch, seqlen, 256) of the cheap predictor for the next byte; surprise (batch, seqlen); depth (batch, seqlen);
+    address of the memory, None without facts; routed: share of bytes that went through each layer.
+    """
+
+    logits: mx.array
+    state: GhostState
+    boundary_logit: mx.array
+    cheap_logits: mx.array
+    surprise: mx.array
+    depth: mx.array
+    address: FactAddress | None
+    routed: list[float]
+
+
+class GhostLayer(nn.Module):
+    """Mamba, sparse attention where configured, and feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: GhostConfig, index: int) -> None:
+        super().__init__()
+        shared: Any = {"mode": config.weights, "num_layers": config.num_layers}
+        self.mamba_norm = nn.RMSNorm(config.dim)
+        self.mamba = Mamba(
+            config.dim,
+            dstate=config.dstate,
+            expand=config.expand,
+            conv_width=config.conv_width,
+            dt_rank=config.dt_rank,
+            **shared,
+        )
+        if index in config.attention_at:
+            self.attention_norm = nn.RMSNorm(config.dim)
+            self.attention = SparseAttention(config.dim, stride=config.stride, head_dim=config.head_dim, **shared)
+        self.ffn_norm = nn.RMSNorm(config.dim)
+        self.ffn = FeedForward(config.dim, config.ffn_mult, **shared)
+
+    def init_state(self, batch: int) -> LayerState:
+        state = LayerState(mamba=self.mamba.init_state(batch))
+        if "attention" in self:
+            state["attention"] = self.attention.init_state(batch)
+        return state
+
+    def __call__(
+        self, h: mx.array, state: LayerState, cu_seqlens: mx.array | None = None
+    ) -> tuple[mx.array, LayerState]:
+        """h (batch, seqlen, dim), or (total, dim) with cu_seqlens. Returns h like it, and the new state."""
+        y, mamba = self.mamba(self.mamba_norm(h), state["mamba"], cu_seqlens)
+        h = h + y
+        new_state = LayerState(mamba=mamba)
+        if "attention" in self:
+            y, new_state["attention"] = self.attention(self.attention_norm(h), state["attention"], cu_seqlens)
+            h = h + y
+        return h + self.ffn(self.ffn_norm(h)), new_state
+
+
+class Ghost(nn.Module):
+    """Ghost v6. ``model(tokens)`` gives logits for the byte after each position.
+
+    Args:
+        config: shape and behaviour; ``Ghost(GhostConfig(dim=256, num_layers=6))`` has 6.58 million parameters.
+        seed: makes the initial weights reproducible; None draws from MLX's global generator.
+
+    Tokens are integers (batch, seqlen): bytes 0..255, and specials from 256 on where configured. Values outside are
+    clamped into the vocabulary.
+    """
+
+    def __init__(self, config: GhostConfig | None = None, *, seed: int | None = None) -> None:
+        super().__init__()
+        config = GhostConfig() if config is None else config
+        if seed is not None:
+            mx.random.seed(seed)
+        self.config = config
+        vocab = 256 + config.num_specials
+        self.tokenizer = StateSpaceTokenizer(config.dim, vocab, conv_width=config.conv_width)
+        self.router = Router(
+            config.dim, config.depth_limit, min_depth=config.min_depth, threshold=config.threshold, vocab=vocab
+        )
+        self.layers = [GhostLayer(config, l) for l in range(config.num_layers)]
+        self.memory = FactMemory(
+            config.dim, num_reads=len(config.memory_at), max_key=config.max_key, max_value=config.max_value
+        )
+        self.norm = nn.RMSNorm(config.dim)
+        self.head = Linear(config.dim, 256, scale=0.5 * config.dim**-0.5)
+        self._facts = FactStore(max_key=config.max_key, max_value=config.max_value)
+
+    # -- the function -------------------------------------------------------------------------------------------------
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        """Logits (batch, seqlen, 256) for tokens (batch, seqlen), from an empty state."""
+        return self.forward(tokens).logits
+
+    def step(self, tokens: mx.array, state: GhostState) -> tuple[mx.array, GhostState]:
+        """Continue a stream by tokens (batch, any length >= 1): logits (batch, length, 256) and the new state.
+
+        However a text is cut into pieces, the logits are those of one call, to float tolerance.
+        """
+        out = self.forward(tokens, state)
+        return out.logits, out.state
+
+    def init_state(self, batch: int = 1) -> GhostState:
+        """The state before the first byte of `batch` streams, reading the facts stored now."""
+        return GhostState(
+            tokenizer=self.tokenizer.init_state(batch),
+            cheap=mx.zeros((batch, 1, self.config.dim)),
+            layers=[layer.init_state(batch) for layer in self.layers],
+            memory=self._stored_facts(None, batch),
+        )
+
+    def forward(self, tokens: mx.array, state: GhostState | None = None, *, table: FactTable | None = None) -> Forward:
+        """Everything about one pass, for training and inspection.
+
+        Args:
+            tokens: (batch, seqlen) integer.
+            state: to continue from; None for an empty one.
+            table: encoded facts to read instead of the stored ones (training on fresh facts); read from an empty
+                memory state.
+        """
+        if tokens.ndim != 2:
+            raise ValueError(f"[Ghost] tokens must be (batch, seqlen), given shape {tuple(tokens.shape)}.")
+        if not mx.issubdtype(tokens.dtype, mx.integer):
+            raise ValueError(f"[Ghost] tokens must be integers, given {tokens.dtype}.")
+        batch = tokens.shape[0]
+        tokens = mx.clip(tokens.astype(mx.int32), 0, self.tokenizer.vocab - 1)
+        if state is None:
+            state = self.init_state(batch)
+        memory = state["memory"]
+        if table is not None:
+            memory = MemoryStream(version=-1, table=table, state=self.memory.init_state(batch))
+        else:
+            memory = self._stored_facts(memory, batch)
+
+        h, boundary_logit, tokenizer_state = self.tokenizer(tokens, state["tokenizer"])
+        before = mx.concatenate([state["cheap"], h[:, :-1]], axis=1)
+        surprise = self.router.surprise(self.router.predict(before, self.head.weight), tokens)
+        depth = self.router.depth(h, tokens, surprise)
+        cheap_logits = self.router.predict(h, self.head.weight)
+        cheap = h[:, -1:] if tokens.shape[1] else state["cheap"]
+
+        address: FactAddress | None = None
+        layer_states: list[LayerState] = []
+        routed: list[float] = []
+        for l, layer in enumerate(self.layers):
+            if memory is not None and l in self.config.memory_at:
+                if address is None:
+                    address, memory_state = self.memory.address(h, tokens, memory["table"], memory["state"])
+                    memory = MemoryStream(version=memory["version"], table=memory["table"], state=memory_state)
+                h = self.memory.read(h, address, self.config.memory_at.index(l))
+            h, layer_state, share = self._route_layer(l, layer, h, depth, state["layers"][l])
+            layer_states.append(layer_state)
+            routed.append(share)
+        logits = self.head(self.norm(h))
+        if address is not None:
+            logits = logits + self.memory.copy_logits(address)
+        new_state = GhostState(tokenizer=tokenizer_state, cheap=cheap, layers=layer_states, memory=memory)
+        return Forward(logits, new_state, boundary_logit, cheap_logits, surprise, depth, address, routed)
+
+    def _route_layer(
+        self, l: int, layer: GhostLayer, h: mx.array, depth: mx.array, state: LayerState
+    ) -> tuple[mx.array, LayerState, float]:
+        """Layer l over the bytes with depth > l. Returns h, the layer's new state and the share of bytes."""
+        if l < self.config.min_depth or not self.config.routing:
+            h, state = layer(h, state)
+            return h, state, 1.0
+        plan = ops.routing_plan(depth > l)
+        n = plan.indices.shape[0]
+        if n == 0:
+            return h, state, 0.0
+        x, state = layer(ops.skip_gather(h, plan), state, plan.cu_seqlens)
+        gate = ops.skip_gather(Router.gate(depth, l)[..., None], plan)[:, 0]
+        return ops.skip_scatter(h, x, plan, gate), state, n / depth.size
+
+    # -- inspection ---------------------------------------------------------------------------------------------------
+
+    def route(self, tokens: mx.array) -> Route:
+        """Depth, surprise and boundary probability of every byte of tokens (batch, seqlen), from an empty state.
+
+        Without routing in the configuration, depth is what the router would choose.
+        """
+        out = self.forward(tokens)
+        return Route(out.depth, out.surprise, mx.sigmoid(out.boundary_logit))
+
+    def segment(self, text: str | bytes, threshold: float = 0.5) -> list[bytes]:
+        """The pieces the tokenizer sees in a text: one begins at every byte whose boundary_prob exceeds threshold.
+
+        The pieces concatenate to the text.
+        """
+        data = text.encode() if isinstance(text, str) else bytes(text)
+        if not data:
+            return []
+        _, logit, _ = self.tokenizer(mx.array(list(data), dtype=mx.int32)[None])
+        starts = [0] + [i for i, p in enumerate(mx.sigmoid(logit[0]).tolist()) if i and p > threshold]
+        return [data[a:b] for a, b in zip(starts, [*starts[1:], len(data)], strict=True)]
+
+    # -- facts --------------------------------------------------------------------------------------------------------
+
+    def store_fact(self, key: FactBytes, value: FactBytes) -> None:
+        """Remember a fact from now on, without training. key and value are str, bytes or lists of byte values.
+
+        Keys are found in the text whatever their case; storing a key again replaces its value. Facts are saved with
+        the model. Running streams hear of it with their next step.
+
+        Raises:
+            ValueError: an empty or over-long key or value, or values that are no bytes.
+        """
+        self._facts.store(key, value)
+
+    def forget(self, key: FactBytes) -> None:
+        """Drop a fact; KeyError when it is not stored."""
+        self._facts.forget(key)
+
+    def facts(self) -> dict[bytes, bytes]:
+        """The stored facts, in the order they were stored."""
+        return self._facts.facts()
+
+    @property
+    def fact_store(self) -> FactStore:
+        return self._facts
+
+    def _stored_facts(self, memory: MemoryStream | None, batch: int) -> MemoryStream | None:
+        """A stream's view of the stored facts: keys are encoded again only when the store has changed."""
+        version = self._facts.version
+        if not self._facts.facts():
+            return None
+        if memory is not None and memory["version"] == version:
+            return memory
+        state = self.memory.init_state(batch) if memory is None else memory["state"]
+        return MemoryStream(version=version, table=self.memory.encode(self._facts), state=state)
+
+    # -- weights ------------------------------------------------------------------------------------------------------
+
+    def codebook_layers(self) -> list[tuple[str, CodebookLinear]]:
+        """The layers with 2-bit weights, with their names."""
+        return [
+            (name, m)
+            for name, m in self.named_modules()
+            if isinstance(m, CodebookLinear) and self.config.weights == "codebook"
+        ]
+
+    def count_params(self) -> int:
+        """Weights of the model, packed or not. Codebooks are counted apart, by :meth:`count_codebook_params`."""
+        packed = sum(m.num_weights for _, m in self.codebook_layers() if m.is_packed)
+        held = tree_flatten(self.parameters())
+        return packed + sum(v.size for k, v in held if not k.endswith((".codebook", ".codes")))
+
+    def count_codebook_params(self) -> int:
+        """Levels in all codebooks."""
+        return sum(m.codebook.size for _, m in self.codebook_layers())
+
+    def pack(self) -> Self:
+        """Hold every codebook layer as 2-bit codes, in place. Logits stay the same bit for bit; training ends here."""
+        for _, layer in self.codebook_layers():
+            layer.pack()
+        return self
+
+    @property
+    def is_packed(self) -> bool:
+        layers = self.codebook_layers()
+        return bool(layers) and all(m.is_packed for _, m in layers)
+
+    def packed_bits_per_weight(self) -> float:
+        """Bits each weight of the codebook layers takes once packed, codebooks included."""
+        if not self.is_packed:
+            raise ValueError("[Ghost.packed_bits_per_weight] the model is not packed, call pack() first.")
+        layers = [m for _, m in self.codebook_layers()]
+        return sum(m.packed_bits() for m in layers) / sum(m.num_weights for m in layers)
+
+    def nbytes(self) -> int:
+        """Bytes of all weights as they are held now."""
+        return sum(v.nbytes for _, v in tree_flatten(self.parameters()))
+
+    def save(self, path: str | Path) -> None:
+        """Write weights, configuration and facts to one .safetensors file, atomically."""
+        checkpoint.save_model(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """A model as saved, packed or not.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no Ghost checkpoint, or truncated, or does not fit its configuration.
+        """
+        return checkpoint.load_model(cls, Path(path))
+
+
+def GhostV6(dim: int = 256, num_layers: int = 6, **config: Any) -> Ghost:
+    """``Ghost(GhostConfig(dim=dim, num_layers=num_layers, **config))``."""
+    return Ghost(GhostConfig.from_dict({"dim": dim, "num_layers": num_layers, **config}))

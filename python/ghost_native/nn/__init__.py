@@ -1,0 +1,22 @@
+"""Layers: 2-bit linear, Mamba, the state-space tokenizer, router, sparse attention, fact memory."""
+
+from ghost_native.nn.attention import SparseAttention
+from ghost_native.nn.fact_memory import FactMemory, FactStore
+from ghost_native.nn.feed_forward import FeedForward
+from ghost_native.nn.linear import CodebookLinear, Linear
+from ghost_native.nn.mamba import Mamba
+from ghost_native.nn.router import Route, Router
+from ghost_native.nn.tokenizer import StateSpaceTokenizer
+
+__all__ = [
+    "CodebookLinear",
+    "FactMemory",
+    "FactStore",
+    "FeedForward",
+    "Linear",
+    "Mamba",
+    "Route",
+    "Router",
+    "SparseAttention",
+    "StateSpaceTokenizer",
+]

@@ -1,0 +1,122 @@
+"""How a Ghost is trained: a frozen dataclass, checked when made."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ghost_native.models.config import check_keys
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that fixes a training run, given a model and its data.
+
+    Attributes:
+        batch: texts side by side.
+        seqlen: bytes of each per step.
+        steps: steps to take after the fact phase; None when seconds is given.
+        seconds: wall-clock seconds for the whole run, facts included; None when steps is given. The learning rate
+            follows elapsed time, so that a slow machine ends on time with a finished schedule.
+        learning_rate: peak of AdamW's rate.
+        final_rate: rate at the end, as a share of the peak; linear in between.
+        warmup: share of the run over which the rate rises from zero.
+        weight_decay: AdamW's decay, of matrices only.
+        betas: AdamW's decay rates of the first and second moment.
+        max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
+        codebook_rate: rate of the codebooks, as a multiple of that of the weights.
+        reset_every: windows after which the carried state starts anew.
+        cheap_weight: weight of the cheap predictor's cross-entropy.
+        boundary_weight: weight of the tokenizer's boundary loss.
+        target_depth: mean share of the layers a byte should take, with routing.
+        depth_weight: weight of the squared distance from it, with routing.
+        fact_share: share of the run spent on fact batches alone, first; 0 trains no facts.
+        fact_mix: share of fact batches afterwards.
+        fact_batch: texts in a fact batch.
+        num_facts: facts stored in each.
+        fact_weight: weight of the memory's auxiliary loss.
+        distill_weight: weight of the divergence from a teacher's predictions, when one is given.
+        seed: of batches and facts.
+    """
+
+    batch: int = 16
+    seqlen: int = 128
+    steps: int | None = None
+    seconds: float | None = None
+    learning_rate: float = 6e-3
+    final_rate: float = 0.02
+    warmup: float = 0.03
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    max_grad_norm: float = 1.0
+    codebook_rate: float = 0.3
+    reset_every: int = 16
+    cheap_weight: float = 0.1
+    boundary_weight: float = 0.05
+    target_depth: float = 0.5
+    depth_weight: float = 10.0
+    fact_share: float = 0.0
+    fact_mix: float = 0.0
+    fact_batch: int = 10
+    num_facts: int = 48
+    fact_weight: float = 1.0
+    distill_weight: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        self._require((self.steps is None) != (self.seconds is None), "steps", "exactly one of steps and seconds")
+        for name in ("batch", "seqlen", "reset_every", "fact_batch", "num_facts"):
+            self._require(getattr(self, name) >= 1, name, "at least 1")
+        self._require(self.steps is None or self.steps >= 1, "steps", "at least 1")
+        self._require(self.seconds is None or self.seconds > 0, "seconds", "more than 0")
+        self._require(self.learning_rate > 0, "learning_rate", "more than 0")
+        self._require(all(0 <= b < 1 for b in self.betas) and len(self.betas) == 2, "betas", "two values in [0, 1)")
+        for name in ("final_rate", "warmup", "target_depth", "fact_share", "fact_mix"):
+            self._require(0 <= getattr(self, name) <= 1, name, "0 to 1")
+        self._require(self.fact_mix < 1 and self.fact_share < 1, "fact_mix", "below 1, to leave room for text")
+        for name in (
+            "weight_decay", "max_grad_norm", "codebook_rate", "cheap_weight", "boundary_weight", "depth_weight",
+            "fact_weight", "distill_weight",
+        ):  # fmt: skip
+            self._require(getattr(self, name) >= 0, name, "0 or more")
+
+    def _require(self, condition: bool, name: str, allowed: str) -> None:
+        if not condition:
+            raise ValueError(
+                f"[TrainConfig] {name} is out of range, given {getattr(self, name)!r}, allowed: {allowed}."
+            )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """From keyword values; an unknown key is a ValueError that names the nearest known one."""
+        check_keys("TrainConfig", values, [f.name for f in dataclasses.fields(cls)])
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able values, for :meth:`from_dict`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Self:
+        """By name, with some values changed: speed, production, phone, quick_test or maximum."""
+        if name not in PRESETS:
+            raise ValueError(f"[TrainConfig] unknown preset, given {name!r}, allowed: {', '.join(PRESETS)}.")
+        values = {**PRESETS[name], **changes}
+        if values.get("seconds") is not None:
+            values["steps"] = changes.get("steps")
+        return cls.from_dict(values)
+
+
+# Batch, length and steps of the named configurations; rates are those this trainer was tuned with at each size.
+PRESETS: dict[str, dict[str, Any]] = {
+    "speed": {"batch": 32, "seqlen": 64, "steps": 100},
+    "production": {"batch": 16, "seqlen": 256, "steps": 500, "learning_rate": 4e-3},
+    "phone": {"batch": 4, "seqlen": 32, "steps": 300},
+    "quick_test": {"batch": 16, "seqlen": 64, "steps": 100},
+    "maximum": {"batch": 8, "seqlen": 512, "steps": 2000, "learning_rate": 2e-3},
+}
