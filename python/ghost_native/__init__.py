@@ -8,14 +8,27 @@ from __future__ import annotations
 __version__ = "0.1.0"
 
 from ghost_native._native import composed_form, cpu_features, num_threads, set_num_threads
-from ghost_native.ops import causal_conv1d, causal_conv1d_update
+from ghost_native.ops import (
+    RoutingPlan,
+    bucketed_capacity,
+    causal_conv1d,
+    causal_conv1d_update,
+    routing_plan,
+    skip_gather,
+    skip_scatter,
+)
 
 __all__ = [
+    "RoutingPlan",
     "__version__",
+    "bucketed_capacity",
     "causal_conv1d",
     "causal_conv1d_update",
     "composed_form",
     "cpu_features",
     "num_threads",
+    "routing_plan",
     "set_num_threads",
+    "skip_gather",
+    "skip_scatter",
 ]

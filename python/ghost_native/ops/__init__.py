@@ -1,8 +1,14 @@
 """The operators: custom MLX primitives with CPU SIMD kernels, differentiable and usable in any MLX project."""
 
 from ghost_native.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
+from ghost_native.ops.skip_gather import RoutingPlan, bucketed_capacity, routing_plan, skip_gather, skip_scatter
 
 __all__ = [
+    "RoutingPlan",
+    "bucketed_capacity",
     "causal_conv1d",
     "causal_conv1d_update",
+    "routing_plan",
+    "skip_gather",
+    "skip_scatter",
 ]
