@@ -6,6 +6,7 @@
 
 namespace ghost {
 void bind_causal_conv1d(nb::module_& m);
+void bind_selective_scan(nb::module_& m);
 }
 
 NB_MODULE(_ext, m) {
@@ -25,4 +26,5 @@ NB_MODULE(_ext, m) {
   m.def("set_force_composed", &ghost::set_force_composed, "on"_a);
 
   ghost::bind_causal_conv1d(m);
+  ghost::bind_selective_scan(m);
 }

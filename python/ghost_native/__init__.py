@@ -8,7 +8,13 @@ from __future__ import annotations
 __version__ = "0.1.0"
 
 from ghost_native._native import composed_form, cpu_features, num_threads, set_num_threads
-from ghost_native.ops import causal_conv1d, causal_conv1d_update
+from ghost_native.ops import (
+    causal_conv1d,
+    causal_conv1d_update,
+    selective_scan,
+    selective_scan_states,
+    selective_state_update,
+)
 
 __all__ = [
     "__version__",
@@ -17,5 +23,8 @@ __all__ = [
     "composed_form",
     "cpu_features",
     "num_threads",
+    "selective_scan",
+    "selective_scan_states",
+    "selective_state_update",
     "set_num_threads",
 ]
