@@ -111,7 +111,7 @@ def selective_scan_ref(
     initial_state: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
 ) -> tuple[Float, Float, Float]:
-    """y like u, last_state (batch, dim, dstate) and all states (rows, dim, dstate) of ``ghost_native.selective_scan``."""
+    """y, last_state (batch, dim, dstate) and all states (rows, dim, dstate) of ``ghost_native.selective_scan``."""
     x = _Operands(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens)
     h = x.states()
     y = x.ungated(h)
