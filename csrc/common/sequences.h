@@ -33,4 +33,15 @@ inline std::vector<Span> ragged_spans(const int32_t* cu_seqlens, int64_t batch, 
   return spans;
 }
 
+// Zeroes the rows of `width` elements that belong to no sequence, as boundaries may start late or end early.
+template <class T>
+void zero_gaps(T* rows, const std::vector<Span>& spans, int64_t total, int64_t width) {
+  int64_t row = 0;
+  for (const Span& span : spans) {
+    std::fill(rows + row * width, rows + span.begin * width, T{});
+    row = span.end;
+  }
+  std::fill(rows + row * width, rows + total * width, T{});
+}
+
 }  // namespace ghost

@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 from ghost_native._native import composed_form, cpu_features, num_threads, set_num_threads
 from ghost_native.ops import (
+<<<<<<< HEAD
     RoutingPlan,
     bucketed_capacity,
     causal_conv1d,
@@ -16,6 +17,13 @@ from ghost_native.ops import (
     routing_plan,
     skip_gather,
     skip_scatter,
+=======
+    causal_conv1d,
+    causal_conv1d_update,
+    selective_scan,
+    selective_scan_states,
+    selective_state_update,
+>>>>>>> scan
 )
 
 __all__ = [
@@ -27,7 +35,13 @@ __all__ = [
     "composed_form",
     "cpu_features",
     "num_threads",
+<<<<<<< HEAD
     "routing_plan",
+=======
+    "selective_scan",
+    "selective_scan_states",
+    "selective_state_update",
+>>>>>>> scan
     "set_num_threads",
     "skip_gather",
     "skip_scatter",
