@@ -1,48 +1,39 @@
 """Native kernels for MLX, and Ghost, the byte-level language model they make possible.
 
-Operators take and return ``mlx.core`` arrays and are exported here and from :mod:`ghost_native.ops`.
+Operators take and return ``mlx.core`` arrays; all of :mod:`ghost_native.ops` is exported here, and so are the models.
 """
 
 from __future__ import annotations
 
 __version__ = "0.1.0"
 
+from typing import TYPE_CHECKING, Any
+
+from ghost_native import ops
 from ghost_native._native import composed_form, cpu_features, num_threads, set_num_threads
-from ghost_native.ops import (
-<<<<<<< HEAD
-    RoutingPlan,
-    bucketed_capacity,
-    causal_conv1d,
-    causal_conv1d_update,
-    routing_plan,
-    skip_gather,
-    skip_scatter,
-=======
-    causal_conv1d,
-    causal_conv1d_update,
-    selective_scan,
-    selective_scan_states,
-    selective_state_update,
->>>>>>> scan
-)
+from ghost_native.ops import *  # noqa: F403
+
+if TYPE_CHECKING:
+    from ghost_native.models import Ghost, GhostConfig, GhostV6
 
 __all__ = [
-    "RoutingPlan",
+    "Ghost",
+    "GhostConfig",
+    "GhostV6",
     "__version__",
-    "bucketed_capacity",
-    "causal_conv1d",
-    "causal_conv1d_update",
     "composed_form",
     "cpu_features",
     "num_threads",
-<<<<<<< HEAD
-    "routing_plan",
-=======
-    "selective_scan",
-    "selective_scan_states",
-    "selective_state_update",
->>>>>>> scan
+    "ops",
     "set_num_threads",
-    "skip_gather",
-    "skip_scatter",
 ]
+__all__ += ops.__all__
+
+
+def __getattr__(name: str) -> Any:
+    """The models, imported when first asked for: projects that use the operators alone do not pay for them."""
+    if name in ("Ghost", "GhostConfig", "GhostV6"):
+        from ghost_native import models
+
+        return getattr(models, name)
+    raise AttributeError(f"module 'ghost_native' has no attribute {name!r}")

@@ -1,24 +1,18 @@
 """The operators: custom MLX primitives with CPU SIMD kernels, differentiable and usable in any MLX project."""
 
 from ghost_native.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
-<<<<<<< HEAD
-from ghost_native.ops.skip_gather import RoutingPlan, bucketed_capacity, routing_plan, skip_gather, skip_scatter
-=======
 from ghost_native.ops.selective_scan import selective_scan, selective_scan_states, selective_state_update
->>>>>>> scan
+from ghost_native.ops.skip_gather import RoutingPlan, bucketed_capacity, routing_plan, skip_gather, skip_scatter
 
 __all__ = [
     "RoutingPlan",
     "bucketed_capacity",
     "causal_conv1d",
     "causal_conv1d_update",
-<<<<<<< HEAD
     "routing_plan",
-    "skip_gather",
-    "skip_scatter",
-=======
     "selective_scan",
     "selective_scan_states",
     "selective_state_update",
->>>>>>> scan
+    "skip_gather",
+    "skip_scatter",
 ]
