@@ -50,7 +50,7 @@ def evaluate(
         model: packed or not; the stored facts are read.
         documents: whole documents.
         chunk: bytes scored at once; it changes memory and speed, not the result.
-        progress: called with (bytes done, bytes in all).
+        progress: called with (bytes done, bytes in all) after every chunk.
 
     Raises:
         ValueError: no bytes to score, or chunk below 1.
@@ -76,7 +76,7 @@ def evaluate(
             layer_bytes += sum(out.routed) * (end - at)
             fed += end - at
             if progress is not None:
-                progress(done + end, total)
+                progress(done + end + 1, total)
         done += len(document)
     depth = layer_bytes / fed if fed else float(len(model.layers))
     return Evaluation(
