@@ -15,4 +15,26 @@ __all__ = [
     "selective_state_update",
     "skip_gather",
     "skip_scatter",
+from ghost_native.ops.codebook_matmul import (
+    bucket_sum,
+    codebook_assign,
+    codebook_dequantize,
+    codebook_from_affine,
+    codebook_matmul,
+    codebook_matmul_latent,
+    codebook_quantize,
+)
+from ghost_native.ops.dense_matmul import dense_matmul
+
+__all__ = [
+    "bucket_sum",
+    "causal_conv1d",
+    "causal_conv1d_update",
+    "codebook_assign",
+    "codebook_dequantize",
+    "codebook_from_affine",
+    "codebook_matmul",
+    "codebook_matmul_latent",
+    "codebook_quantize",
+    "dense_matmul",
 ]

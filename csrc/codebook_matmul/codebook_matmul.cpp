@@ -1,0 +1,252 @@
+#include "codebook_matmul/codebook_matmul.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "codebook_matmul/codebook_matmul_composed.h"
+
+namespace ghost {
+namespace {
+
+constexpr const char* kMatmul = "codebook_matmul";
+constexpr const char* kLatent = "codebook_matmul_latent";
+constexpr const char* kAssign = "codebook_assign";
+constexpr const char* kDequantize = "codebook_dequantize";
+constexpr const char* kBucketSum = "bucket_sum";
+
+Activation parse_activation(const std::string& name) {
+  if (name == "float32") return Activation::float32;
+  if (name == "bfloat16") return Activation::bfloat16;
+  if (name == "int8") return Activation::int8;
+  fail(kMatmul, "unknown activation, given '", name, "', allowed: 'float32', 'bfloat16', 'int8'.");
+}
+
+void require_codes(const char* op, const mx::array& codes) {
+  require(codes.dtype() == mx::uint32, op, "codes has the wrong dtype, given ", codes.dtype(),
+          ", allowed: uint32.");
+  require_shape(op, "codes", codes, {-1, -1}, "(N, K / 16)");
+}
+
+bool is_group_size(int size) { return size == 32 || size == 64 || size == 128; }
+
+// A codebook for a weight of `rows` by `columns`.
+void require_codebook(const char* op, const mx::array& codebook, int rows, int columns) {
+  require_io_dtype(op, "codebook", codebook);
+  const bool shared = codebook.ndim() == 1 && codebook.shape(0) == 4;
+  const bool by_row = codebook.ndim() == 3 && codebook.shape(0) == rows && codebook.shape(2) == 4;
+  const int groups = by_row ? codebook.shape(1) : 0;
+  const bool grouped =
+      groups > 0 && columns % groups == 0 && (groups == 1 || is_group_size(columns / groups));
+  require(shared || grouped, op, "codebook has the wrong shape, given ", shape_text(codebook.shape()),
+          ", allowed: (4,), (N, 1, 4) or (N, K / group_size, 4) with group_size 32, 64 or 128, here N = ",
+          rows, " and K = ", columns, ".");
+}
+
+void require_last(const char* op, const char* name, const mx::array& x, int size, const char* meaning) {
+  require(x.ndim() >= 1 && x.shape(-1) == size, op, name, " has the wrong shape, given ",
+          shape_text(x.shape()), ", allowed: ", meaning, " = ", size, ".");
+}
+
+void require_latent(const char* op, const char* name, const mx::array& w, const mx::array& codebook) {
+  require_io_dtype(op, name, w);
+  require_shape(op, name, w, {-1, -1}, "(N, K)");
+  require(w.shape(1) % 16 == 0, op, name, " has the wrong shape, given ", shape_text(w.shape()),
+          ", allowed: (N, K) with K a multiple of 16.");
+  require_codebook(op, codebook, w.shape(0), w.shape(1));
+}
+
+mx::Shape product_shape(const mx::array& x, int size) {
+  mx::Shape shape = x.shape();
+  shape.back() = size;
+  return shape;
+}
+
+// x (..., K or N), codes, float32 codebook, all contiguous.
+mx::array product(const Arrays& inputs, bool transpose, Activation activation, mx::Stream s) {
+  const ComposedForm composed = codebook_composed::matmul(transpose, activation, s);
+  if (use_composed(s)) return composed(inputs)[0];
+  const int size = transpose ? inputs[1].shape(0) : 16 * inputs[1].shape(1);
+  return mx::array(product_shape(inputs[0], size), inputs[0].dtype(),
+                   std::make_shared<CodebookMatmul>(s, composed, transpose, activation), inputs);
+}
+
+mx::array codebook_gradient(const mx::array& left, const mx::array& right, const mx::array& codes,
+                            const mx::array& codebook, mx::Stream s) {
+  const Arrays inputs{dense(left, s), dense(right, s), codes, codebook};
+  const ComposedForm composed = codebook_composed::gradient(s);
+  return mx::array(codebook.shape(), mx::float32, std::make_shared<CodebookGrad>(s, composed), inputs);
+}
+
+mx::array assigned(const mx::array& w, const mx::array& codebook, mx::Stream s) {
+  const Arrays inputs{dense_float32(w, s), dense_float32(codebook, s)};
+  const ComposedForm composed = codebook_composed::assign(s);
+  if (use_composed(s)) return composed(inputs)[0];
+  return mx::array({w.shape(0), w.shape(1) / 16}, mx::uint32, std::make_shared<CodebookAssign>(s, composed),
+                   inputs);
+}
+
+[[noreturn]] void fail_codes_gradient(const char* op) {
+  fail(op, "no gradient with respect to codes, given integers, allowed: x and codebook.");
+}
+
+}  // namespace
+
+mx::array codebook_matmul(const mx::array& x, const mx::array& codes, const mx::array& codebook,
+                          bool transpose, const std::string& activation, mx::StreamOrDevice stream) {
+  const mx::Stream s = mx::to_stream(stream);
+  const Activation mode = parse_activation(activation);
+  require_io_dtype(kMatmul, "x", x);
+  require_codes(kMatmul, codes);
+  const int rows = codes.shape(0);
+  const int columns = 16 * codes.shape(1);
+  require_codebook(kMatmul, codebook, rows, columns);
+  require_last(kMatmul, "x", x, transpose ? columns : rows,
+               transpose ? "(..., K) with K" : "(..., N) with N");
+  return product({dense(x, s), dense(codes, s), dense_float32(codebook, s)}, transpose, mode, s);
+}
+
+mx::array codebook_matmul_latent(const mx::array& x, const mx::array& weight, const mx::array& codebook,
+                                 mx::StreamOrDevice stream) {
+  const mx::Stream s = mx::to_stream(stream);
+  require_io_dtype(kLatent, "x", x);
+  require_latent(kLatent, "weight", weight, codebook);
+  require_last(kLatent, "x", x, weight.shape(1), "(..., K) with K");
+  const auto codes = assigned(mx::stop_gradient(weight, s), mx::stop_gradient(codebook, s), s);
+  const Arrays inputs{dense(x, s), dense_float32(weight, s), dense_float32(codebook, s), codes};
+  const ComposedForm composed = codebook_composed::latent(s);
+  if (use_composed(s)) return composed(inputs)[0];
+  return mx::array(product_shape(x, weight.shape(0)), x.dtype(),
+                   std::make_shared<CodebookMatmulLatent>(s, composed), inputs);
+}
+
+mx::array codebook_assign(const mx::array& w, const mx::array& codebook, mx::StreamOrDevice stream) {
+  require_latent(kAssign, "w", w, codebook);
+  const mx::Stream s = mx::to_stream(stream);
+  return assigned(mx::stop_gradient(w, s), mx::stop_gradient(codebook, s), s);
+}
+
+mx::array codebook_dequantize(const mx::array& codes, const mx::array& codebook, mx::Dtype dtype,
+                              mx::StreamOrDevice stream) {
+  const mx::Stream s = mx::to_stream(stream);
+  require_codes(kDequantize, codes);
+  require_codebook(kDequantize, codebook, codes.shape(0), 16 * codes.shape(1));
+  require(is_io_dtype(dtype), kDequantize, "wrong dtype, given ", dtype,
+          ", allowed: float32, float16, bfloat16.");
+  return mx::astype(codebook_composed::decode(codes, mx::astype(codebook, mx::float32, s), s), dtype, s);
+}
+
+mx::array bucket_sum(const mx::array& dw, const mx::array& codes, int groups, mx::StreamOrDevice stream) {
+  const mx::Stream s = mx::to_stream(stream);
+  require_io_dtype(kBucketSum, "dw", dw);
+  require_codes(kBucketSum, codes);
+  const int columns = 16 * codes.shape(1);
+  require_shape(kBucketSum, "dw", dw, {codes.shape(0), columns}, "(N, K), those of codes,");
+  require(groups > 0 && columns % groups == 0 && (groups == 1 || is_group_size(columns / groups)), kBucketSum,
+          "wrong number of groups, given ", groups,
+          ", allowed: 1, or K / 32, K / 64 or K / 128 with K = ", columns, ".");
+  return codebook_composed::bucket_sum(mx::astype(dw, mx::float32, s), codes, groups, s);
+}
+
+Arrays CodebookMatmul::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+                           const Arrays&) {
+  const auto& x = primals[0];
+  const auto dy = dense(cotangents[0], stream());
+  Arrays gradients;
+  for (int argnum : argnums) {
+    if (argnum == 0) {
+      gradients.push_back(product({dy, primals[1], primals[2]}, !transpose_, Activation::float32, stream()));
+    } else if (argnum == 2) {
+      gradients.push_back(
+          codebook_gradient(transpose_ ? dy : x, transpose_ ? x : dy, primals[1], primals[2], stream()));
+    } else {
+      fail_codes_gradient(kMatmul);
+    }
+  }
+  return gradients;
+}
+
+// Linear in x and in the codebook.
+Arrays CodebookMatmul::jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) {
+  std::optional<mx::array> total;
+  for (size_t i = 0; i < argnums.size(); ++i) {
+    if (argnums[i] == 1) fail_codes_gradient(kMatmul);
+    Arrays inputs = primals;
+    inputs[static_cast<size_t>(argnums[i])] = dense(tangents[i], stream());
+    const auto term = product(inputs, transpose_, Activation::float32, stream());
+    total = total ? mx::add(*total, term, stream()) : term;
+  }
+  return {*total};
+}
+
+std::pair<Arrays, std::vector<int>> CodebookMatmul::vmap(const Arrays& inputs, const std::vector<int>& axes) {
+  // Batched rows against one weight are just more rows.
+  if (axes[0] < 0 || axes[1] >= 0 || axes[2] >= 0) return Primitive::vmap(inputs, axes);
+  const auto x = dense(mx::moveaxis(inputs[0], axes[0], 0, stream()), stream());
+  return {{product({x, inputs[1], inputs[2]}, transpose_, activation_, stream())}, {0}};
+}
+
+std::vector<mx::Shape> CodebookMatmul::output_shapes(const Arrays& inputs) {
+  return {product_shape(inputs[0], transpose_ ? inputs[1].shape(0) : 16 * inputs[1].shape(1))};
+}
+
+bool CodebookMatmul::is_equivalent(const mx::Primitive& other) const {
+  const auto& o = static_cast<const CodebookMatmul&>(other);
+  return transpose_ == o.transpose_ && activation_ == o.activation_;
+}
+
+std::vector<mx::Shape> CodebookGrad::output_shapes(const Arrays& inputs) { return {inputs[3].shape()}; }
+
+Arrays CodebookMatmulLatent::vjp(const Arrays& primals, const Arrays& cotangents,
+                                 const std::vector<int>& argnums, const Arrays&) {
+  const auto wants = [&](int i) { return std::find(argnums.begin(), argnums.end(), i) != argnums.end(); };
+  if (wants(3)) fail_codes_gradient(kLatent);
+  const CodebookMatmulLatentGrad::Wanted wanted{wants(0), wants(1), wants(2)};
+  const Arrays inputs{primals[0], primals[3], primals[2], dense(cotangents[0], stream())};
+  const auto gradient = std::make_shared<CodebookMatmulLatentGrad>(
+      stream(), codebook_composed::latent_gradient(wanted, stream()), wanted);
+  // Outputs come in the order of the inputs, argnums in any.
+  std::vector<int> order;
+  for (int i = 0; i < 3; ++i) {
+    if (wants(i)) order.push_back(i);
+  }
+  std::vector<mx::Dtype> dtypes;
+  for (int i : order) dtypes.push_back(primals[static_cast<size_t>(i)].dtype());
+  const Arrays out = mx::array::make_arrays(gradient->output_shapes(inputs), dtypes, gradient, inputs);
+  Arrays gradients;
+  for (int argnum : argnums) {
+    const auto at = std::find(order.begin(), order.end(), argnum) - order.begin();
+    gradients.push_back(out[static_cast<size_t>(at)]);
+  }
+  return gradients;
+}
+
+std::pair<Arrays, std::vector<int>> CodebookMatmulLatent::vmap(const Arrays& inputs,
+                                                               const std::vector<int>& axes) {
+  if (axes[0] < 0 || axes[1] >= 0 || axes[2] >= 0 || axes[3] >= 0) return Primitive::vmap(inputs, axes);
+  Arrays rows = inputs;
+  rows[0] = dense(mx::moveaxis(inputs[0], axes[0], 0, stream()), stream());
+  const auto primitive = std::make_shared<CodebookMatmulLatent>(stream(), composed());
+  return {{mx::array(primitive->output_shapes(rows)[0], rows[0].dtype(), primitive, rows)}, {0}};
+}
+
+std::vector<mx::Shape> CodebookMatmulLatent::output_shapes(const Arrays& inputs) {
+  return {product_shape(inputs[0], inputs[1].shape(0))};
+}
+
+std::vector<mx::Shape> CodebookMatmulLatentGrad::output_shapes(const Arrays& inputs) {
+  std::vector<mx::Shape> shapes;
+  if (wanted_.x) shapes.push_back(inputs[0].shape());
+  if (wanted_.weight) shapes.push_back({inputs[1].shape(0), 16 * inputs[1].shape(1)});
+  if (wanted_.codebook) shapes.push_back(inputs[2].shape());
+  return shapes;
+}
+
+bool CodebookMatmulLatentGrad::is_equivalent(const mx::Primitive& other) const {
+  return wanted_ == static_cast<const CodebookMatmulLatentGrad&>(other).wanted_;
+}
+
+std::vector<mx::Shape> CodebookAssign::output_shapes(const Arrays& inputs) {
+  return {{inputs[0].shape(0), inputs[0].shape(1) / 16}};
+}
+
+}  // namespace ghost

@@ -1,0 +1,113 @@
+#pragma once
+
+#include <string>
+
+#include "common/primitive.h"
+
+namespace ghost {
+
+// How the CPU multiplies. float32 is exact products and float32 sums; bfloat16 rounds activations and levels
+// to bfloat16; int8 rounds the activations of each row, and the levels of each codebook, to 255 steps of
+// their largest magnitude.
+enum class Activation { float32, bfloat16, int8 };
+
+// y = x W^T (transpose) or x W, W (N, K) given by two-bit codes (N, K / 16) uint32, 16 to a word, first in
+// the low bits, and a codebook (4,), (N, 1, 4) or (N, K / group_size, 4): W[n, k] = codebook[n, group of k,
+// code].
+mx::array codebook_matmul(const mx::array& x, const mx::array& codes, const mx::array& codebook,
+                          bool transpose, const std::string& activation, mx::StreamOrDevice s = {});
+
+// The same with codes = codebook_assign(weight, codebook) inside, and straight-through gradients: the
+// weight's is that of the decoded weight, with no mask, the codebook's its sums over equal codes.
+mx::array codebook_matmul_latent(const mx::array& x, const mx::array& weight, const mx::array& codebook,
+                                 mx::StreamOrDevice s = {});
+
+// Codes of the nearest levels of w (N, K); the first of levels equally near, and level 0 for NaN.
+mx::array codebook_assign(const mx::array& w, const mx::array& codebook, mx::StreamOrDevice s = {});
+
+// The (N, K) weight.
+mx::array codebook_dequantize(const mx::array& codes, const mx::array& codebook, mx::Dtype dtype,
+                              mx::StreamOrDevice s = {});
+
+// sums[n, g, c] of dw (N, K) where the code is c: the gradient of a codebook (N, groups, 4).
+mx::array bucket_sum(const mx::array& dw, const mx::array& codes, int groups, mx::StreamOrDevice s = {});
+
+// Inputs x, codes, codebook (float32).
+class CodebookMatmul : public Primitive {
+ public:
+  CodebookMatmul(mx::Stream stream, ComposedForm composed, bool transpose, Activation activation)
+      : Primitive(stream, std::move(composed)), transpose_(transpose), activation_(activation) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  Arrays jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) override;
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays& outputs) override;
+  std::pair<Arrays, std::vector<int>> vmap(const Arrays& inputs, const std::vector<int>& axes) override;
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
+  bool is_equivalent(const mx::Primitive& other) const override;
+  DEFINE_NAME(CodebookMatmul)
+
+ private:
+  bool transpose_;
+  Activation activation_;
+};
+
+// Gradient of the codebook. Inputs left (..., N), right (..., K), codes, codebook: the bucket sums of
+// left^T right, shaped like the codebook.
+class CodebookGrad : public Primitive {
+ public:
+  CodebookGrad(mx::Stream stream, ComposedForm composed) : Primitive(stream, std::move(composed)) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
+  bool is_equivalent(const mx::Primitive&) const override { return true; }
+  DEFINE_NAME(CodebookGrad)
+};
+
+// Inputs x, weight (float32), codebook (float32), codes. The weight is there for its gradient alone.
+class CodebookMatmulLatent : public Primitive {
+ public:
+  CodebookMatmulLatent(mx::Stream stream, ComposedForm composed) : Primitive(stream, std::move(composed)) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays& outputs) override;
+  std::pair<Arrays, std::vector<int>> vmap(const Arrays& inputs, const std::vector<int>& axes) override;
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
+  bool is_equivalent(const mx::Primitive&) const override { return true; }
+  DEFINE_NAME(CodebookMatmulLatent)
+};
+
+// Inputs x, codes, codebook, dy; outputs those asked for of dx, dweight, dcodebook.
+class CodebookMatmulLatentGrad : public Primitive {
+ public:
+  struct Wanted {
+    bool x = false;
+    bool weight = false;
+    bool codebook = false;
+    bool operator==(const Wanted&) const = default;
+  };
+  CodebookMatmulLatentGrad(mx::Stream stream, ComposedForm composed, Wanted wanted)
+      : Primitive(stream, std::move(composed)), wanted_(wanted) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
+  bool is_equivalent(const mx::Primitive& other) const override;
+  DEFINE_NAME(CodebookMatmulLatentGrad)
+
+ private:
+  Wanted wanted_;
+};
+
+// Inputs w, codebook, both float32; output codes.
+class CodebookAssign : public Primitive {
+ public:
+  CodebookAssign(mx::Stream stream, ComposedForm composed) : Primitive(stream, std::move(composed)) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
+  bool is_equivalent(const mx::Primitive&) const override { return true; }
+  DEFINE_NAME(CodebookAssign)
+};
+
+}  // namespace ghost

@@ -1,0 +1,164 @@
+#include <algorithm>
+#include <vector>
+
+#include "codebook_matmul/codebook_matmul.h"
+#include "codebook_matmul/codebook_matmul_kernels.h"
+#include "common/dispatch.h"
+#include "common/gemm.h"
+#include "common/parallel.h"
+
+namespace ghost {
+namespace {
+
+int64_t rows_of(const mx::array& x) {
+  int64_t rows = 1;
+  for (int i = 0; i + 1 < static_cast<int>(x.ndim()); ++i) rows *= x.shape(i);
+  return rows;
+}
+
+int64_t groups_of(const mx::array& codebook) { return codebook.ndim() == 1 ? 1 : codebook.shape(1); }
+
+CodedMatrix coded(const mx::array& codes, const mx::array& codebook) {
+  const int64_t columns = 16 * static_cast<int64_t>(codes.shape(1));
+  const int64_t groups = groups_of(codebook);
+  return {codes.data<uint32_t>(),
+          codebook.data<float>(),
+          codes.shape(0),
+          columns,
+          codebook.ndim() == 1 ? 0 : 4 * groups,
+          std::max<int64_t>(columns / groups, 1)};
+}
+
+template <class T>
+void multiply(const mx::array& x, const CodedMatrix& w, bool transpose, mx::array& y) {
+  const int64_t depth = transpose ? w.columns : w.rows;
+  const GemmOperand a = sum_columns(in_ptr<T>(x), rows_of(x), depth);
+  gemm(a, transpose ? sum_columns(w) : sum_rows(w), depth, out_ptr<T>(y));
+}
+
+// Bucket sums of the tiles of a (rows, columns) gradient. Each tile adds to slots of its own; a slot is a
+// group, or with one group a row one step of the tile grid.
+class BucketSums {
+ public:
+  explicit BucketSums(const CodedMatrix& w)
+      : w_(w),
+        grouped_(w.groups() > 1),
+        slots_(grouped_ ? w.groups() : (w.columns + kGemmColumnStep - 1) / kGemmColumnStep),
+        sums_(static_cast<size_t>(4 * w.rows * slots_), 0.0f) {}
+
+  void add(const GemmTile& tile) {
+    const auto& kernels = codebook_kernels();
+    const int64_t step = grouped_ ? w_.group_size : tile.columns;
+    for (int64_t i = 0; i < tile.rows; ++i) {
+      const int64_t row = tile.row0 + i;
+      for (int64_t k = 0; k < tile.columns; k += step) {
+        const int64_t column = tile.column0 + k;
+        const int64_t slot = column / (grouped_ ? w_.group_size : kGemmColumnStep);
+        kernels.bucket_sum(w_.codes + row * w_.words() + column / 16, tile.c + i * tile.ldc + k, step / 16,
+                           sums_.data() + 4 * (row * slots_ + slot));
+      }
+    }
+  }
+
+  // Into the shape of the codebook, in a fixed order.
+  void finish(mx::array& out) const {
+    float* to = out.data<float>();
+    const bool shared = w_.row_stride == 0;
+    const int64_t outputs = shared ? 1 : w_.rows * w_.groups();
+    const int64_t summands = w_.rows * slots_ / std::max<int64_t>(outputs, 1);
+    for (int64_t o = 0; o < outputs; ++o) {
+      double total[4] = {};
+      for (int64_t i = o * summands; i < (o + 1) * summands; ++i) {
+        for (int64_t c = 0; c < 4; ++c) total[c] += sums_[static_cast<size_t>(4 * i + c)];
+      }
+      for (int64_t c = 0; c < 4; ++c) to[4 * o + c] = static_cast<float>(total[c]);
+    }
+  }
+
+ private:
+  const CodedMatrix& w_;
+  bool grouped_;
+  int64_t slots_;
+  std::vector<float> sums_;
+};
+
+// left (M, N)^T right (M, K): the gradient of the decoded weight, kept in dweight unless that is null, and
+// the codebook's unless that is null.
+void weight_gradients(const mx::array& left, const mx::array& right, const CodedMatrix& w, float* dweight,
+                      mx::array* dcodebook) {
+  const int64_t depth = rows_of(left);
+  GemmOperand a;
+  GemmOperand b;
+  dispatch_dtype(left.dtype(), [&]<class T>() { a = sum_rows(in_ptr<T>(left), depth, w.rows); });
+  dispatch_dtype(right.dtype(), [&]<class T>() { b = sum_rows(in_ptr<T>(right), depth, w.columns); });
+  if (!dcodebook) return gemm(a, b, depth, dweight);
+  BucketSums sums(w);
+  if (depth > 0) gemm(a, b, depth, dweight, [&](const GemmTile& tile) { sums.add(tile); });
+  if (depth == 0 && dweight) std::fill(dweight, dweight + w.rows * w.columns, 0.0f);
+  sums.finish(*dcodebook);
+}
+
+constexpr int64_t kAssignWords = 1 << 12;  // words assigned by one task
+
+void assign(const float* values, const CodedMatrix& w, uint32_t* codes) {
+  const auto& kernels = codebook_kernels();
+  const int64_t words = w.group_size / 16;
+  const int64_t groups = w.groups();
+  const int64_t each = std::max<int64_t>(1, kAssignWords / std::max<int64_t>(w.words(), 1));
+  parallel_for((w.rows + each - 1) / each, [&](int64_t i) {
+    for (int64_t row = i * each; row < std::min((i + 1) * each, w.rows); ++row) {
+      for (int64_t g = 0; g < groups; ++g) {
+        const int64_t first = row * w.words() + g * words;
+        kernels.assign(values + 16 * first, w.codebook + row * w.row_stride + 4 * g, words, codes + first);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void CodebookMatmul::eval_cpu(const Arrays& inputs, Arrays& outputs) {
+  dispatch_cpu(stream(), inputs, outputs, [transpose = transpose_](const Arrays& in, Arrays& out) {
+    const CodedMatrix w = coded(in[1], in[2]);
+    dispatch_dtype(in[0].dtype(), [&]<class T>() { multiply<T>(in[0], w, transpose, out[0]); });
+  });
+}
+
+void CodebookGrad::eval_cpu(const Arrays& inputs, Arrays& outputs) {
+  dispatch_cpu(stream(), inputs, outputs, [](const Arrays& in, Arrays& out) {
+    weight_gradients(in[0], in[1], coded(in[2], in[3]), nullptr, &out[0]);
+  });
+}
+
+void CodebookMatmulLatent::eval_cpu(const Arrays& inputs, Arrays& outputs) {
+  dispatch_cpu(stream(), inputs, outputs, [](const Arrays& in, Arrays& out) {
+    const CodedMatrix w = coded(in[3], in[2]);
+    dispatch_dtype(in[0].dtype(), [&]<class T>() { multiply<T>(in[0], w, true, out[0]); });
+  });
+}
+
+void CodebookMatmulLatentGrad::eval_cpu(const Arrays& inputs, Arrays& outputs) {
+  dispatch_cpu(stream(), inputs, outputs, [wanted = wanted_](const Arrays& in, Arrays& out) {
+    const CodedMatrix w = coded(in[1], in[2]);
+    size_t next = 0;
+    if (wanted.x) {
+      const GemmOperand b = sum_rows(w);
+      dispatch_dtype(in[3].dtype(), [&]<class T>() {
+        const GemmOperand a = sum_columns(in_ptr<T>(in[3]), rows_of(in[3]), w.rows);
+        gemm(a, b, w.rows, out_ptr<T>(out[next]));
+      });
+      ++next;
+    }
+    float* dweight = wanted.weight ? out[next++].data<float>() : nullptr;
+    mx::array* dcodebook = wanted.codebook ? &out[next] : nullptr;
+    if (dweight || dcodebook) weight_gradients(in[3], in[0], w, dweight, dcodebook);
+  });
+}
+
+void CodebookAssign::eval_cpu(const Arrays& inputs, Arrays& outputs) {
+  dispatch_cpu(stream(), inputs, outputs, [](const Arrays& in, Arrays& out) {
+    assign(in[0].data<float>(), coded(out[0], in[1]), out[0].data<uint32_t>());
+  });
+}
+
+}  // namespace ghost

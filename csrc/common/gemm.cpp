@@ -1,0 +1,211 @@
+#include "common/gemm.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "common/parallel.h"
+#include "common/scratch.h"
+
+namespace ghost {
+namespace {
+
+// Sizes in floats, for a 1 MiB second-level cache and 32 KiB or more of first level.
+constexpr int64_t kDepthBlock = 256;   // a panel of B this deep stays in the first-level cache
+constexpr int64_t kPackedA = 2 << 20;  // what one round packs of A and of B
+constexpr int64_t kPackedB = 1 << 20;
+constexpr int64_t kTileRows = 256;  // rows of A a task keeps in the second-level cache
+constexpr int64_t kTileColumns = 256;
+constexpr int64_t kTilesWanted = 16;        // enough to share out evenly
+constexpr int64_t kPackElements = 1 << 15;  // elements packed by one task
+constexpr double kParallelWork = 6e6;  // multiply-adds below which waking a thread costs more than it gains
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+void run(int64_t n, bool parallel, const std::function<void(int64_t)>& task) {
+  if (parallel) {
+    parallel_for(n, task);
+  } else {
+    for (int64_t i = 0; i < n; ++i) task(i);
+  }
+}
+
+// One operand cut into panels of `stride` outer indices; the last may be narrower. Panel p of a round begins
+// at p * stride * depth.
+struct Panels {
+  const GemmOperand& operand;
+  int64_t first;  // outer indices of this round
+  int64_t outer;
+  int64_t stride;
+  int64_t vector;  // 0, or the width of B's last panel is rounded to this
+  int64_t k0;
+  int64_t depth;
+  float* packed;
+
+  int64_t count() const { return ceil_div(outer, stride); }
+  int64_t size(int64_t p) const { return std::min(stride, outer - p * stride); }
+  int64_t width(int64_t p) const { return vector ? std::min(stride, round_up(size(p), vector)) : stride; }
+  const float* at(int64_t p, int64_t k) const { return packed + p * stride * depth + k * width(p); }
+  void pack(int64_t p) const {
+    gemm_kernels().pack(operand, first + p * stride, static_cast<int>(size(p)), static_cast<int>(width(p)),
+                        k0, k0 + depth, packed + p * stride * depth);
+  }
+};
+
+struct Tiling {
+  int64_t a_panels;  // panels a tile spans
+  int64_t b_panels;
+  int64_t rows;  // tiles
+  int64_t columns;
+};
+
+Tiling tile(int64_t a_panels, int64_t a_stride, int64_t b_panels, int64_t b_stride, bool parallel) {
+  const int64_t step = std::max<int64_t>(1, kGemmColumnStep / b_stride);
+  int64_t down = std::min(a_panels, std::max<int64_t>(1, kTileRows / a_stride));
+  int64_t across = std::min(round_up(b_panels, step), std::max<int64_t>(1, kTileColumns / b_stride));
+  const auto tiles = [&] { return ceil_div(a_panels, down) * ceil_div(b_panels, across); };
+  while (parallel && tiles() < kTilesWanted && (down > 2 || across > step)) {
+    if (across > step && (across * b_stride > down * a_stride || down <= 2)) {
+      across = round_up(ceil_div(across, 2), step);
+    } else {
+      down = ceil_div(down, 2);
+    }
+  }
+  // Even tiles: none much smaller than the others.
+  down = ceil_div(a_panels, ceil_div(a_panels, down));
+  return {down, across, ceil_div(a_panels, down), ceil_div(b_panels, across)};
+}
+
+struct Round {
+  Panels a;
+  Panels b;
+  float* c;  // of the whole product, or null
+  int64_t ldc;
+  bool accumulate;  // earlier summands are in c
+  bool last;        // no summands follow
+};
+
+void multiply_tile(const Round& round, const Tiling& tiling, int64_t index, const GemmEpilogue& epilogue) {
+  const auto& kernels = gemm_kernels();
+  const Panels& a = round.a;
+  const Panels& b = round.b;
+  const int64_t a0 = index / tiling.columns * tiling.a_panels;
+  const int64_t b0 = index % tiling.columns * tiling.b_panels;
+  const int64_t a1 = std::min(a0 + tiling.a_panels, a.count());
+  const int64_t b1 = std::min(b0 + tiling.b_panels, b.count());
+  const int64_t row0 = a0 * a.stride;
+  const int64_t column0 = b0 * b.stride;
+  const int64_t rows = std::min(a1 * a.stride, a.outer) - row0;
+  const int64_t columns = std::min(b1 * b.stride, b.outer) - column0;
+  const int64_t ldc = round.c ? round.ldc : round_up(columns, kernels.width);
+  float* c = round.c ? round.c + (a.first + row0) * ldc + b.first + column0
+                     : scratch(Scratch::gemm_tile, static_cast<size_t>(rows * ldc));
+  for (int64_t k = 0; k < a.depth; k += kDepthBlock) {
+    const int64_t depth = std::min(kDepthBlock, a.depth - k);
+    const bool accumulate = k > 0 || (round.c && round.accumulate);
+    for (int64_t q = b0; q < b1; ++q) {
+      const int64_t vectors = b.width(q) / kernels.width;
+      const auto micro = kernels.micro[2 * (a.stride - 1) + vectors - 1];
+      float* column = c + (q - b0) * b.stride;
+      for (int64_t p = a0; p < a1; ++p) {
+        micro(depth, a.at(p, k), b.at(q, k), column + (p - a0) * a.stride * ldc, ldc,
+              static_cast<int>(a.size(p)), static_cast<int>(b.size(q)), accumulate);
+      }
+    }
+  }
+  if (epilogue && (round.last || !round.c))
+    epilogue({a.first + row0, rows, b.first + column0, columns, c, ldc});
+}
+
+void multiply_round(const Round& round, bool parallel, const GemmEpilogue& epilogue) {
+  const Tiling tiling = tile(round.a.count(), round.a.stride, round.b.count(), round.b.stride, parallel);
+  run(tiling.rows * tiling.columns, parallel, [&](int64_t i) { multiply_tile(round, tiling, i, epilogue); });
+}
+
+// Packs the panels of up to two operands.
+void pack(std::initializer_list<const Panels*> operands, bool parallel) {
+  struct Share {
+    const Panels* panels;
+    int64_t begin;
+    int64_t end;
+  };
+  std::vector<Share> shares;
+  for (const Panels* panels : operands) {
+    const int64_t each = std::max<int64_t>(1, kPackElements / (panels->stride * panels->depth));
+    for (int64_t p = 0; p < panels->count(); p += each) {
+      shares.push_back({panels, p, std::min(p + each, panels->count())});
+    }
+  }
+  run(static_cast<int64_t>(shares.size()), parallel, [&](int64_t i) {
+    const Share& share = shares[static_cast<size_t>(i)];
+    for (int64_t p = share.begin; p < share.end; ++p) share.panels->pack(p);
+  });
+}
+
+void empty_sum(int64_t rows, int64_t columns, float* c, const GemmEpilogue& epilogue) {
+  std::vector<float> zeros(static_cast<size_t>(columns), 0.0f);
+  for (int64_t i = 0; i < rows; ++i) {
+    if (c) std::copy(zeros.begin(), zeros.end(), c + i * columns);
+    if (epilogue) epilogue({i, 1, 0, columns, zeros.data(), columns});
+  }
+}
+
+template <class T>
+void gemm_half(const GemmOperand& a, const GemmOperand& b, int64_t depth, T* c) {
+  const int64_t columns = b.outer;
+  float* sums =
+      depth > kGemmDepth ? scratch(Scratch::product, static_cast<size_t>(a.outer * columns)) : nullptr;
+  gemm(a, b, depth, sums, [&](const GemmTile& tile) {
+    for (int64_t i = 0; i < tile.rows; ++i) {
+      convert(tile.c + i * tile.ldc, c + (tile.row0 + i) * columns + tile.column0, tile.columns);
+    }
+  });
+}
+
+}  // namespace
+
+void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, float* c, const GemmEpilogue& epilogue) {
+  const int64_t rows = a.outer;
+  const int64_t columns = b.outer;
+  if (rows == 0 || columns == 0) return;
+  if (depth == 0) return empty_sum(rows, columns, c, epilogue);
+  const auto& kernels = gemm_kernels();
+  const bool parallel =
+      static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(depth) >= kParallelWork;
+  // Panels of A as even as can be: 16 rows are two panels of 8, not 14 and 2.
+  const int64_t a_stride = ceil_div(rows, ceil_div(rows, kernels.max_rows));
+  const int64_t b_stride = 2 * kernels.width;
+  const int64_t deepest = std::min(depth, kGemmDepth);
+  const int64_t round_rows = std::min(rows, std::max(a_stride, kPackedA / deepest / a_stride * a_stride));
+  const int64_t round_columns = std::min(
+      round_up(columns, b_stride), std::max(kTileColumns, kPackedB / deepest / kTileColumns * kTileColumns));
+  float* a_packed = scratch(Scratch::gemm_a, static_cast<size_t>(round_up(round_rows, a_stride) * deepest));
+  float* b_packed = scratch(Scratch::gemm_b, static_cast<size_t>(round_columns * deepest));
+
+  for (int64_t k0 = 0; k0 < depth; k0 += kGemmDepth) {
+    const int64_t k_count = std::min(kGemmDepth, depth - k0);
+    for (int64_t i0 = 0; i0 < rows; i0 += round_rows) {
+      const Panels pa{a, i0, std::min(round_rows, rows - i0), a_stride, 0, k0, k_count, a_packed};
+      for (int64_t j0 = 0; j0 < columns; j0 += round_columns) {
+        const Panels pb{b,       j0,      std::min(round_columns, columns - j0), b_stride, kernels.width, k0,
+                        k_count, b_packed};
+        j0 == 0 ? pack({&pa, &pb}, parallel) : pack({&pb}, parallel);
+        multiply_round({pa, pb, c, columns, k0 > 0, k0 + k_count == depth}, parallel, epilogue);
+      }
+    }
+  }
+}
+
+void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, float* c) { gemm(a, b, depth, c, {}); }
+void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, float16* c) {
+  gemm_half(a, b, depth, c);
+}
+void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, bfloat16* c) {
+  gemm_half(a, b, depth, c);
+}
+
+void convert(const float* from, float* to, int64_t n) { std::copy(from, from + n, to); }
+void convert(const float* from, float16* to, int64_t n) { gemm_kernels().to_f16(from, to, n); }
+void convert(const float* from, bfloat16* to, int64_t n) { gemm_kernels().to_bf16(from, to, n); }
+
+}  // namespace ghost

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+
+#include "common/coded_matrix.h"
+#include "common/half.h"
+#include "common/isa.h"
+
+namespace ghost {
+
+// One factor of a product, as element (i, k): i an outer index that survives, k the summed ("depth") index.
+struct GemmOperand {
+  enum class Type { f32, f16, bf16, codes };
+  Type type = Type::f32;
+  const void* data = nullptr;
+  int64_t outer = 0;         // how many i there are
+  int64_t outer_stride = 0;  // in elements; this or depth_stride is 1
+  int64_t depth_stride = 0;
+  CodedMatrix coded = {};         // for Type::codes
+  bool outer_is_columns = false;  // for Type::codes: i is the column and k the row of the coded matrix
+};
+
+// c[i * ldc + j] = (or +=, when accumulating) sum_k a[k * R + i] * b[k * C + j] for i < rows, j < columns,
+// where the kernel was made for R >= rows and C >= columns.
+using GemmMicroKernel = void (*)(int64_t depth, const float* a, const float* b, float* c, int64_t ldc,
+                                 int rows, int columns, bool accumulate);
+
+struct GemmKernels {
+  int max_rows;                  // of a micro tile; a full one is two vectors wide
+  int width;                     // floats in a vector
+  const GemmMicroKernel* micro;  // [2 * (R - 1) + C / width - 1]
+  // panel[(k - k0) * stride + i] = element (outer0 + i, k), zero for i in [count, stride).
+  void (*pack)(const GemmOperand&, int64_t outer0, int count, int stride, int64_t k0, int64_t k1,
+               float* panel);
+  void (*to_f16)(const float* from, float16* to, int64_t n);
+  void (*to_bf16)(const float* from, bfloat16* to, int64_t n);
+};
+
+GHOST_DECLARE_KERNELS(GemmKernels, gemm_table, gemm_kernels)
+
+}  // namespace ghost

@@ -1,0 +1,239 @@
+#include "common/decode_simd.h"
+#include "common/gemm_kernels.h"
+#include "common/simd_transpose.h"
+
+namespace ghost::GHOST_ISA {
+namespace {
+
+// Rows of a micro tile, two vectors wide: as many accumulators as leave registers for one row of B and the
+// broadcast of A.
+#if defined(__AVX512F__)
+constexpr int kRows = 14;
+#elif defined(__AVX2__)
+constexpr int kRows = 6;
+#elif defined(GHOST_ISA_neon)
+constexpr int kRows = 12;
+#else
+constexpr int kRows = 4;
+#endif
+
+template <int R, int V>
+void micro(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, int rows, int columns,
+           bool accumulate) {
+  F32 sums[R][V];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) sums[i][v] = splat(0.0f);
+  }
+#pragma GCC unroll 1
+  for (int64_t k = 0; k < depth; ++k) {
+    F32 row[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) row[v] = load(b + v * kWidth);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      const F32 ai = splat(a[i]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sums[i][v] = fma(ai, row[v], sums[i][v]);
+    }
+    a += R;
+    b += V * kWidth;
+  }
+  if (rows == R && columns == V * kWidth) {
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        float* to = c + i * ldc + v * kWidth;
+        store(to, accumulate ? load(to) + sums[i][v] : sums[i][v]);
+      }
+    }
+    return;
+  }
+  // An edge tile goes through memory, so that the sums above are never indexed by a variable.
+  float buffer[R * V * kWidth];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) store(buffer + (i * V + v) * kWidth, sums[i][v]);
+  }
+  for (int i = 0; i < rows; ++i) {
+    for (int v = 0; v * kWidth < columns; ++v) {
+      float* to = c + i * ldc + v * kWidth;
+      const F32 sum = load(buffer + (i * V + v) * kWidth);
+      const int n = min_of(kWidth, columns - v * kWidth);
+      if (n == kWidth) {
+        store(to, accumulate ? load(to) + sum : sum);
+      } else {
+        store_n(to, accumulate ? load_n(to, n) + sum : sum, n);
+      }
+    }
+  }
+}
+
+constexpr GemmMicroKernel micro_kernels[] = {
+    micro<1, 1>,  micro<1, 2>,  micro<2, 1>,  micro<2, 2>,  micro<3, 1>,  micro<3, 2>,
+    micro<4, 1>,  micro<4, 2>,
+#if !defined(GHOST_ISA_portable)
+    micro<5, 1>,  micro<5, 2>,  micro<6, 1>,  micro<6, 2>,
+#endif
+#if defined(__AVX512F__) || defined(GHOST_ISA_neon)
+    micro<7, 1>,  micro<7, 2>,  micro<8, 1>,  micro<8, 2>,  micro<9, 1>,  micro<9, 2>,
+    micro<10, 1>, micro<10, 2>, micro<11, 1>, micro<11, 2>, micro<12, 1>, micro<12, 2>,
+#endif
+#if defined(__AVX512F__)
+    micro<13, 1>, micro<13, 2>, micro<14, 1>, micro<14, 2>,
+#endif
+};
+static_assert(sizeof(micro_kernels) == 2 * kRows * sizeof(GemmMicroKernel));
+
+// Writes up to kWidth lanes of one depth index. A whole vector may spill into the lanes of the following
+// indices, which are written later, but not over the end of the panel.
+GHOST_INLINE void put(float* to, const float* end, F32 v, int lanes) {
+  if (to + kWidth <= end) {
+    store(to, v);
+  } else {
+    store_n(to, v, lanes);
+  }
+}
+
+// The depth index is contiguous in memory: square blocks are transposed in registers.
+template <class T>
+void pack_transposed(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k0, int64_t k1,
+                     float* panel) {
+  const T* data = static_cast<const T*>(m.data);
+  const float* end = panel + (k1 - k0) * stride;
+  for (int64_t k = k0; k < k1; k += kWidth) {
+    const int depth = static_cast<int>(min_of<int64_t>(kWidth, k1 - k));
+    for (int lane0 = 0; lane0 < stride; lane0 += kWidth) {
+      F32 block[kWidth];
+#pragma GCC unroll 16
+      for (int i = 0; i < kWidth; ++i) {
+        const T* from = data + (outer0 + lane0 + i) * m.outer_stride + k;
+        block[i] = lane0 + i >= count ? splat(0.0f) : depth == kWidth ? load(from) : load_n(from, depth);
+      }
+      transpose(block);
+      float* to = panel + (k - k0) * stride + lane0;
+      const int lanes = min_of(kWidth, stride - lane0);
+      if (depth == kWidth && to + (kWidth - 1) * stride + kWidth <= end) {
+#pragma GCC unroll 16
+        for (int j = 0; j < kWidth; ++j) store(to + j * stride, block[j]);
+      } else {
+        F32 rows[kWidth];
+        for (int j = 0; j < kWidth; ++j) rows[j] = block[j];
+        for (int j = 0; j < depth; ++j) put(to + j * stride, end, rows[j], lanes);
+      }
+    }
+  }
+}
+
+// The outer index is contiguous in memory.
+template <class T>
+void pack_straight(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k0, int64_t k1,
+                   float* panel) {
+  const T* data = static_cast<const T*>(m.data) + outer0;
+  const float* end = panel + (k1 - k0) * stride;
+  // A whole vector is read where the operand goes on, even if the panel does not.
+  const int64_t readable = m.outer - outer0;
+  for (int64_t k = k0; k < k1; ++k) {
+    const T* from = data + k * m.depth_stride;
+    float* to = panel + (k - k0) * stride;
+    for (int lane0 = 0; lane0 < stride; lane0 += kWidth) {
+      const int lanes = min_of(kWidth, stride - lane0);
+      const int have = max_of(0, min_of(lanes, count - lane0));
+      const F32 v = have == lanes && readable >= lane0 + kWidth ? load(from + lane0)
+                    : have > 0                                  ? load_n(from + lane0, have)
+                                                                : splat(0.0f);
+      put(to + lane0, end, v, lanes);
+    }
+  }
+}
+
+// The outer index is the row of a coded matrix. Words of kWidth rows are transposed, so that a lane holds a
+// row; its four levels sit in the same lane of four vectors.
+void pack_code_rows(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k0, int64_t k1,
+                    float* panel) {
+  const CodedMatrix& w = m.coded;
+  const int64_t words = w.words();
+  for (int lane0 = 0; lane0 < stride; lane0 += kWidth) {
+    const int64_t row0 = outer0 + lane0;
+    const int rows = max_of(0, min_of(kWidth, count - lane0));
+    F32 levels[4];
+    int64_t group = -1;
+    F32 block[kWidth];
+    int64_t block0 = -1;
+    for (int64_t word = k0 / 16; word < k1 / 16; ++word) {
+      if (block0 < 0 || word == block0 + kWidth) {
+        block0 = word;
+        const int n = static_cast<int>(min_of<int64_t>(kWidth, k1 / 16 - word));
+        for (int i = 0; i < kWidth; ++i) {
+          const float* from = reinterpret_cast<const float*>(w.codes) + (row0 + i) * words + word;
+          block[i] = i >= rows ? splat(0.0f) : n == kWidth ? load(from) : load_n(from, n);
+        }
+        transpose(block);
+      }
+      if (group != word * 16 / w.group_size) {
+        group = word * 16 / w.group_size;
+        float gathered[4][kWidth] = {};
+        for (int i = 0; i < rows; ++i) {
+          const float* codebook = w.codebook + (row0 + i) * w.row_stride + 4 * group;
+          for (int c = 0; c < 4; ++c) gathered[c][i] = codebook[c];
+        }
+        for (int c = 0; c < 4; ++c) levels[c] = load(gathered[c]);
+      }
+      const Words codes = words_of(block[word - block0]);
+      float* to = panel + (word * 16 - k0) * stride + lane0;
+#pragma GCC unroll 16
+      for (int j = 0; j < 16; ++j) store(to + j * stride, select_level(codes, j, levels));
+    }
+  }
+}
+
+// The outer index is the column of a coded matrix: runs of codes of one row, decoded in order.
+void pack_code_columns(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k0, int64_t k1,
+                       float* panel) {
+  const CodedMatrix& w = m.coded;
+  for (int64_t row = k0; row < k1; ++row) {
+    const uint32_t* codes = w.codes + row * w.words();
+    const float* codebook = w.codebook + row * w.row_stride;
+    float* to = panel + (row - k0) * stride;
+    for (int lane0 = 0; lane0 < stride; lane0 += kWidth) {
+      const int64_t column = outer0 + lane0;
+      store(to + lane0, lane0 >= count ? splat(0.0f)
+                                       : decode_run(codes[column / 16], static_cast<int>(column % 16),
+                                                    codebook + 4 * (column / w.group_size)));
+    }
+  }
+}
+
+void pack(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k0, int64_t k1, float* panel) {
+  const bool transposed = m.depth_stride == 1;
+  switch (m.type) {
+    case GemmOperand::Type::f32:
+      return transposed ? pack_transposed<float>(m, outer0, count, stride, k0, k1, panel)
+                        : pack_straight<float>(m, outer0, count, stride, k0, k1, panel);
+    case GemmOperand::Type::f16:
+      return transposed ? pack_transposed<float16>(m, outer0, count, stride, k0, k1, panel)
+                        : pack_straight<float16>(m, outer0, count, stride, k0, k1, panel);
+    case GemmOperand::Type::bf16:
+      return transposed ? pack_transposed<bfloat16>(m, outer0, count, stride, k0, k1, panel)
+                        : pack_straight<bfloat16>(m, outer0, count, stride, k0, k1, panel);
+    case GemmOperand::Type::codes:
+      return m.outer_is_columns ? pack_code_columns(m, outer0, count, stride, k0, k1, panel)
+                                : pack_code_rows(m, outer0, count, stride, k0, k1, panel);
+  }
+}
+
+template <class T>
+void convert(const float* from, T* to, int64_t n) {
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) store(to + i, load(from + i));
+  for (; i < n; ++i) store1(to + i, from[i]);
+}
+
+}  // namespace
+
+extern const GemmKernels gemm_table{kRows, kWidth, micro_kernels, pack, convert<float16>, convert<bfloat16>};
+
+}  // namespace ghost::GHOST_ISA
