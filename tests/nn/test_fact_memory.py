@@ -23,7 +23,7 @@ def build(seed: int = 0, **kwargs: int) -> FactMemory:
     """A memory whose zero-initialised parts are random, so that every path carries signal."""
     mx.random.seed(seed)
     memory = FactMemory(DIM, key_dim=16, value_dim=8, **kwargs)
-    for name in ("start_hidden", "start_hit", "gate_hidden", "gate_gram", "read_gate"):
+    for name in ("start_out", "hit_hidden", "gate_hidden", "gate_gram", "read_gate"):
         memory[name] = mx.random.normal(memory[name].shape) * 0.3
     memory.start_bias = mx.array(-1.5)
     return memory
@@ -140,7 +140,9 @@ def answering() -> FactMemory:
     """A memory whose start detector listens to one hidden unit only; nothing is trained."""
     mx.random.seed(3)
     memory = FactMemory(DIM, key_dim=16, value_dim=8)
-    memory.start_hidden = 6.0 * (mx.arange(DIM)[None] == 0)
+    width = memory.start_out.shape[1]
+    memory.start_in = 6.0 * (mx.arange(width)[:, None] == 0) * (mx.arange(DIM + 2)[None] == 0)
+    memory.start_out = 1.0 * (mx.arange(width)[None] == 0)
     memory.start_bias = mx.array(-15.0)
     return memory
 

@@ -40,10 +40,11 @@ def test_began_ago() -> None:
 def test_last_events_against_a_loop() -> None:
     rng = np.random.default_rng(0)
     row = np.where(rng.random((2, 50)) < 0.2, rng.integers(1, 9, (2, 50)), 0)
-    keep = -rng.exponential(0.1, (2, 50))
+    keep, weight = -rng.exponential(0.1, (2, 50)), -rng.exponential(0.5, (2, 50))
     state = [np.array([[3, 0], [5, 4]]), np.array([[-0.5, -9.0], [-0.1, -0.2]]), np.array([[2.0, 99.0], [0.0, 7.0]])]
     rows, logs, ages = last_events(
         mx.array(row.astype(np.int32)),
+        mx.array(weight.astype(np.float32)),
         mx.array(keep.astype(np.float32)),
         mx.array(state[0].astype(np.int32)),
         mx.array(state[1].astype(np.float32)),
@@ -54,7 +55,7 @@ def test_last_events_against_a_loop() -> None:
         for t in range(50):
             slots = [[r, log + keep[b, t], age + 1] for r, log, age in slots]
             if row[b, t]:
-                slots = [[row[b, t], 0.0, 0.0], slots[0]]
+                slots = [[row[b, t], weight[b, t], 0.0], slots[0]]
             assert rows[b, t].tolist() == [s[0] for s in slots]
             np.testing.assert_allclose(np.array(logs[b, t]), [s[1] for s in slots], rtol=1e-4, atol=1e-5)
             np.testing.assert_allclose(np.array(ages[b, t]), [s[2] for s in slots])

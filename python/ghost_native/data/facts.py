@@ -64,6 +64,13 @@ _CONNECTORS = (
     ": ", " = ", "? A: ", " is ", " -> ", "? ", "\n", "? it is ", ". answer: ", " => ", "\nout: ", "? reply: ",
     ", yes: ", " - ", "] ", ") ", " equals ", ": it is ", "? ok: ", "\n> ", "?\nme: ", "\nans: ", ". result: ", "?\n",
 )  # fmt: skip
+_INTRODUCERS = (
+    "Q:", "what is", "tell me", "say", "the", "find", "ask:", "user>", "do you know", "in:", "query:", "give", "my",
+    "who is", "1.", "-", "*", "look:", "name", ">>", "ex:", "what's the", "about", "for", "to", "with", "what",
+    "is", "and", "does", "on", "me:", "please:", "a",
+)  # fmt: skip
+_TRAILERS = ("then", "please", "is", "now", "again", "today", "exactly", "for me", "means", "really", "here", "was")
+_CLOSERS = ("", "", "]", ")", '"', "?", ".", ">", "'", " is", "]]", ";")
 _BREAKS = (" ", "\n", "? ", "?\n", ". ", ".\n", ", ", " (", "; ", "] ", '" ')
 _ARROWS = (": ", " = ", " -> ", ": ", " is ", " => ", "=", ': "', " | ")
 _QUOTES = ("", "", "", "", '"', "(", "[", "<")
@@ -236,11 +243,15 @@ class FactGenerator:
         return store
 
     def near_miss(self, store: FactStore, keys: list[str]) -> str:
-        """A key that is not stored but differs from a stored one in one word or one letter."""
+        """An absent key: a stored one with a word or letter changed, or a stored word with another beside."""
         while True:
             key = self._pick(keys)
             words = key.split(" ")
-            if len(words) > 1 and self.rng.random() < 0.7:
+            kind = self.rng.random()
+            if len(words) == 1 and kind < 0.7:
+                before = self.word() if self.rng.random() < 0.5 else self._pick(RELATIONS[self.split])
+                other = f"{before} {key}" if self.rng.random() < 0.7 else f"{key} {self.word()}"
+            elif len(words) > 1 and kind < 0.7:
                 words[int(self.rng.integers(len(words)))] = self.word()
                 other = " ".join(words)
             else:
@@ -259,25 +270,29 @@ class FactGenerator:
                 return key
 
     def template(self, kind: Templates) -> str:
-        """A text with {k} and {v}; 'train' is half fixed (`SEEN`), half put together at random."""
+        """A text with {k} and {v}; 'train' is a third fixed (`SEEN`), the rest put together at random."""
         if kind == "unseen":
             return self._pick(UNSEEN)
-        if kind == "seen" or self.rng.random() < 0.5:
+        if kind == "seen" or self.rng.random() < 0.35:
             return self._pick(SEEN)
-        parts = [
-            self._pick(_OPENERS) if self.rng.random() < 0.6 else self.word() for _ in range(self.rng.integers(0, 4))
-        ]
+        # The word before the key is one that introduces things: with any word there, "x y" could not be told from "y".
+        count = int(self.rng.integers(0, 4))
+        parts = [self._pick(_OPENERS) if self.rng.random() < 0.5 else self.word() for _ in range(count - 1)]
+        parts += [self._pick(_INTRODUCERS)] * min(count, 1)
         opener = " ".join(parts) + " " if parts else ""
         if self.rng.random() < 0.3:
             opener = opener.capitalize()
-        middle = "" if self.rng.random() < 0.8 else " " + self.word()
+        middle = "" if self.rng.random() < 0.8 else " " + self._pick(_TRAILERS)
         if self.rng.random() < 0.5:
             connector = self._pick(_CONNECTORS)
         else:
-            pause, words = self._pick(_BREAKS), " ".join(self.word() for _ in range(self.rng.integers(0, 3)))
+            words = " ".join(self.word() for _ in range(self.rng.integers(0, 3)))
             if self.rng.random() < 0.5:
                 words = words.capitalize()
-            connector = pause + words + (self._pick(_ARROWS) if words or pause.strip() else ": ")
+            if words:
+                connector = self._pick(_BREAKS) + words + self._pick(_ARROWS)
+            else:
+                connector = self._pick(_CLOSERS) + self._pick(_ARROWS)
         return opener + self._pick(_QUOTES) + "{k}" + middle + connector + "{v}\n"
 
     def _spell(self, key: str) -> str:
@@ -324,7 +339,7 @@ class FactGenerator:
         num_facts: int,
         *,
         templates: Templates = "train",
-        absent: float = 0.15,
+        absent: float = 0.2,
         text_weight: float = 0.1,
     ) -> FactBatch:
         """`batch` texts of up to `seqlen` + 1 bytes about `num_facts` fresh facts."""

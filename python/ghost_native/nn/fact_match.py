@@ -21,8 +21,8 @@ _WORD = is_word_byte(np.arange(257))
 
 
 def fold_tokens(tokens: mx.array) -> mx.array:
-    """ASCII upper case to lower case; int32, values 0..256 kept in range."""
-    return mx.take(mx.array(_FOLD), tokens)
+    """ASCII upper case to lower case, int32; anything above 255 is no byte (`PAD_BYTE`)."""
+    return mx.take(mx.array(_FOLD), mx.clip(tokens, 0, PAD_BYTE))
 
 
 def _powers(base: int, count: int) -> mx.array:

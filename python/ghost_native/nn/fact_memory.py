@@ -35,6 +35,7 @@ __all__ = ["FactAddress", "FactMemory", "FactMemoryState", "FactStore", "FactTab
 _GRAMS = 4
 _SLOTS = 4  # exact hits remembered per sequence
 _FEATURES = 6
+_START_WIDTH = 32
 _LOG_FLOOR = -12.0
 _NEVER = -30.0
 _BLOCK = 512
@@ -148,12 +149,15 @@ class FactMemory(nn.Module):
         self.gate_gram = mx.zeros((2, hidden))
         self.gate_hidden = mx.zeros((2, dim))
         self.gate_bias = mx.array([1.0, 4.0])
-        # Scores: cosine, coverage, exact match; the null fact's score.
-        self.score_scale = mx.array([0.5, 0.5, 2.0])
-        self.null_score = mx.array(6.0)
+        # Log weights of a score: cosine, coverage, and of an exact hit its presence, its length and its cosine.
+        self.score_scale = mx.array([0.0, 0.0, 1.0, 1.5, 1.0])
+        self.null_score = mx.array(5.0)
+        # How much an exact hit counts where it stands.
+        self.hit_hidden = mx.zeros((1, dim))
+        self.hit_bias = mx.array(3.0)
         # Start detector on h and on two traces of the last exact hit.
-        self.start_hidden = mx.zeros((1, dim))
-        self.start_hit = mx.zeros((1, 2))
+        self.start_in = normal(_START_WIDTH, dim + 2, 1 / math.sqrt(dim))
+        self.start_out = mx.zeros((1, _START_WIDTH))
         self.start_bias = mx.array(-3.0)
         # Position: weight of the counter, then bonuses for one to four agreeing bytes.
         self.position_scale = mx.array([2.0, 2.0, 2.0, 2.0, 2.0])
@@ -266,7 +270,9 @@ class FactMemory(nn.Module):
         bag = decayed_sum(feature * mx.sigmoid(gates[..., :1]), log_keep, state["bag"])
 
         row, _ = match_longest(folded, table, self._history)
-        hit_row, hit_log, hit_age = last_events(row, log_keep, state["hit_row"], state["hit_log"], state["hit_age"])
+        weight = _log_sigmoid(_dense(normed, self.hit_hidden)[..., 0] + self.hit_bias)
+        hits = (state["hit_row"], state["hit_log"], state["hit_age"])
+        hit_row, hit_log, hit_age = last_events(row, weight, log_keep, *hits)
 
         scores, cosine = self._scores(bag, hit_row, hit_log, table)
         candidates, chosen = self._candidates(scores)
@@ -274,8 +280,9 @@ class FactMemory(nn.Module):
         log_weights = chosen - log_norm[..., None]
 
         strength = mx.where(hit_row[..., 0] != NULL_ROW, mx.exp(hit_log[..., 0]), 0.0)
-        traces = mx.stack([strength, mx.exp(hit_age[..., 0] * -0.125)], axis=-1)
-        start_logit = (_dense(normed, self.start_hidden) + _dense(traces, self.start_hit))[..., 0] + self.start_bias
+        traces = mx.stack([strength, mx.exp(hit_age[..., 0] * -0.125)], axis=-1) * 4
+        sensed = nn.silu(_dense(mx.concatenate([normed, traces], axis=-1), self.start_in))
+        start_logit = _dense(sensed, self.start_out)[..., 0] + self.start_bias
 
         start = mx.concatenate([state["start"], start_logit], axis=1)
         all_rows = mx.concatenate([state["rows"], candidates], axis=1)
@@ -330,8 +337,8 @@ class FactMemory(nn.Module):
         for slot in range(_SLOTS):
             strength = mx.maximum(strength, mx.where(number == hit_row[..., slot, None], faded[..., slot, None], 0.0))
         scale = mx.exp(self.score_scale)
-        weight = scale[2] * (0.5 + mx.minimum(length, 24).astype(mx.float32) / 32)
-        score = scale[0] * cosine + scale[1] * coverage + weight * strength
+        exact = scale[2] + scale[3] * mx.minimum(length, 24).astype(mx.float32) / 24 + scale[4] * cosine
+        score = scale[0] * cosine + scale[1] * coverage + exact * strength
         score = mx.where(length > 0, score, mx.where(number == NULL_ROW, self.null_score, -1e4))
         return score, mx.max(mx.where(length > 0, cosine, 0.0), axis=-1)
 

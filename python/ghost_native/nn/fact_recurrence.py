@@ -71,12 +71,18 @@ def began_ago(start_logit: mx.array, length: int, width: int) -> mx.array:
 
 
 def last_events(
-    row: mx.array, log_keep: mx.array, state_row: mx.array, state_log: mx.array, state_age: mx.array
+    row: mx.array,
+    weight: mx.array,
+    log_keep: mx.array,
+    state_row: mx.array,
+    state_log: mx.array,
+    state_age: mx.array,
 ) -> tuple[mx.array, mx.array, mx.array]:
     """The newest `slots` events at every byte, newest first, each fading with the keep gates since it happened.
 
     Args:
         row: (batch, seqlen) int32; nonzero is an event.
+        weight: (batch, seqlen) log strength of an event at its own byte.
         log_keep: (batch, seqlen), <= 0; applied on every byte, also on the event's own byte for *older* events.
         state_row, state_log, state_age: (batch, slots) of the events before: row int32, log strength, age in bytes.
 
@@ -88,7 +94,7 @@ def last_events(
     total = mx.cumsum(log_keep, axis=1)
     # The old events stand, oldest first, in front of the text; position p >= slots is byte p - slots.
     rows = mx.concatenate([state_row[:, ::-1], row], axis=1)
-    logs = mx.concatenate([state_log[:, ::-1], -total], axis=1)
+    logs = mx.concatenate([state_log[:, ::-1], weight - total], axis=1)
     born = mx.concatenate([-state_age[:, ::-1] - 1.0, mx.broadcast_to(mx.arange(seqlen), row.shape)], axis=1)
     position = mx.broadcast_to(mx.arange(slots + seqlen, dtype=mx.int32), rows.shape)
     event = (rows != 0) | (position < slots)
