@@ -70,13 +70,17 @@ class Corpus:
     def summary(self) -> str:
         """One line: documents and bytes on each side, and how many files were skipped for which reason."""
         line = (
-            f"{len(self.train)} documents, {self.train_bytes / 1e6:.2f} MB to train on; "
-            f"{len(self.heldout)} held out, {self.heldout_bytes / 1e6:.3f} MB"
+            f"{_documents(self.train)}, {self.train_bytes / 1e6:.2f} MB to train on; "
+            f"{_documents(self.heldout)}, {self.heldout_bytes / 1e6:.3f} MB held out"
         )
         reasons = Counter(skip.reason for skip in self.skipped)
         if reasons:
             line += "; skipped " + ", ".join(f"{count} ({reason})" for reason, count in sorted(reasons.items()))
         return line
+
+
+def _documents(documents: list[Document]) -> str:
+    return f"{len(documents)} document{'s' * (len(documents) != 1)}"
 
 
 def _name_hash(name: str) -> int:

@@ -1,0 +1,129 @@
+"""What a model makes of every byte of a text, as NumPy arrays ready to be shown."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ghost_native.models import Ghost
+
+CHUNK = 4096
+FIRST_BYTE_BITS = 8.0  # nothing precedes it
+BOUNDARY = 0.5  # boundary probability from which a byte begins a piece, as in `Ghost.segment`
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Per byte of `data`, arrays of shape (len,).
+
+    - surprise: 1 - probability that the router's cheap predictor gave the byte
+    - bits: -log2 of the probability that the whole model gave it
+    - depth: layers it went through
+    - boundary: probability that a piece begins at it
+    """
+
+    data: bytes
+    surprise: np.ndarray
+    bits: np.ndarray
+    depth: np.ndarray
+    boundary: np.ndarray
+    num_layers: int
+    routing: bool
+
+    @property
+    def starts(self) -> np.ndarray:
+        """True where a piece begins; always at the first byte."""
+        begins = self.boundary > BOUNDARY
+        begins[:1] = True
+        return np.asarray(begins)
+
+    @property
+    def pieces(self) -> list[tuple[int, int]]:
+        """(begin, end) of the pieces."""
+        begins = [int(i) for i in np.flatnonzero(self.starts)]
+        return list(zip(begins, [*begins[1:], len(self.data)], strict=True))
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The figures worth a line each."""
+        n = len(self.data)
+        depth = f"{self.depth.mean():.2f} of {self.num_layers} layers"
+        return [
+            ("bytes", f"{n:,}"),
+            ("bits per byte", f"{self.bits.mean():.2f}"),
+            ("mean surprise", f"{self.surprise.mean():.2f}"),
+            ("pieces", f"{len(self.pieces):,}, {n / len(self.pieces):.1f} bytes each"),
+            ("mean depth", depth if self.routing else f"{depth} (routing is off)"),
+        ]
+
+
+def inspect_bytes(model: Ghost, data: bytes) -> Inspection:
+    """Run the model over the text once, the state carried through. ValueError for no bytes."""
+    import mlx.core as mx
+
+    if not data:
+        raise ValueError("there is no text to inspect; give at least one byte")
+    tokens = np.frombuffer(data, np.uint8).astype(np.int32)
+    state = model.init_state(1)
+    before = np.full((1, 256), -FIRST_BYTE_BITS * math.log(2))
+    columns: list[list[np.ndarray]] = [[], [], [], []]
+    for begin in range(0, len(tokens), CHUNK):
+        piece = tokens[begin : begin + CHUNK]
+        out = model.forward(mx.array(piece)[None], state)
+        state = out.state
+        log_p = out.logits[0] - mx.logsumexp(out.logits[0], axis=-1, keepdims=True)
+        mx.eval(log_p, out.surprise, out.depth, out.boundary_logit)
+        guesses = np.concatenate([before, np.array(log_p, np.float64)])
+        before = guesses[-1:]
+        bits = -guesses[np.arange(len(piece)), piece] / math.log(2)
+        boundary = np.array(mx.sigmoid(out.boundary_logit[0]), np.float64)
+        for column, values in zip(
+            columns,
+            (np.array(out.surprise[0], np.float64), bits, np.array(out.depth[0], np.float64), boundary),
+            strict=True,
+        ):
+            column.append(values)
+    surprise, bits, wanted, boundary = (np.concatenate(column) for column in columns)
+    config = model.config
+    depth = np.full(len(tokens), float(config.num_layers))
+    if config.routing:
+        depth = np.clip(np.ceil(wanted), config.min_depth, config.num_layers)
+    return Inspection(data, surprise, bits, depth, boundary, config.num_layers, config.routing)
+
+
+def byte_labels(data: bytes) -> list[str]:
+    """What to show for each byte: a whole character at its first byte, nothing at the bytes that continue it.
+
+    Control characters have pictures, bytes that are not UTF-8 are U+FFFD.
+    """
+    labels: list[str] = []
+    at = 0
+    while at < len(data):
+        length = 1
+        text = "\ufffd"
+        for wanted in (1, 2, 3, 4):
+            try:
+                text = data[at : at + wanted].decode()
+                length = wanted
+                break
+            except UnicodeDecodeError:
+                continue
+        if len(text) != 1:  # the piece ran over the end of the data
+            text, length = "\ufffd", 1
+        labels += [label_of(text)] + [""] * (length - 1)
+        at += length
+    return labels
+
+
+def label_of(character: str) -> str:
+    if character == "\n":
+        return "\u21b5"
+    if character == "\t":
+        return "\u21e5"
+    code = ord(character)
+    if code < 32:
+        return chr(0x2400 + code)
+    return character if character.isprintable() else "\ufffd"
