@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING, Any
 
 from ghost_native import ops
-from ghost_native._native import composed_form, cpu_features, num_threads, set_num_threads
+from ghost_native._native import composed_form, cpu_features, num_threads, set_num_threads, tune_allocator
 from ghost_native.ops import *  # noqa: F403
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = [
     "num_threads",
     "ops",
     "set_num_threads",
+    "tune_allocator",
 ]
 __all__ += ops.__all__
 

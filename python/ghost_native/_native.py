@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -70,3 +72,21 @@ def composed_form() -> Iterator[None]:
         yield
     finally:
         _ext.set_force_composed(before)
+
+
+def tune_allocator() -> bool:
+    """Have glibc keep freed memory instead of returning it to the system. True where that was done.
+
+    MLX allocates every intermediate result anew; by default blocks above 128 KiB go back to the system when freed, and
+    the page faults of the next use cost more than small operations themselves. Unused memory then stays with the
+    process. Call it early in a program that trains; the command line does. Nothing happens on other systems.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    trim_threshold, top_pad, mmap_threshold, arena_max = -1, -2, -3, -8  # parameters of malloc.h
+    # 32 MiB is the largest threshold glibc takes. Trimming is set last: any change of the others resets it.
+    done = mallopt(arena_max, 1) and mallopt(mmap_threshold, 32 << 20) and mallopt(top_pad, 64 << 20)
+    return bool(done and mallopt(trim_threshold, (1 << 31) - 1))

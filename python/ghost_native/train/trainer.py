@@ -11,7 +11,6 @@ from typing import Literal
 import mlx.core as mx
 import numpy as np
 from mlx import nn
-from mlx.optimizers import clip_grad_norm
 
 from ghost_native.data.batches import ByteBatcher
 from ghost_native.data.facts import FactGenerator
@@ -74,7 +73,7 @@ class Trainer:
                 f"{batcher.seqlen}, allowed: {config.batch} x {config.seqlen}."
             )
         self.model, self.batcher, self.config, self.teacher = model, batcher, config, teacher
-        self.optimizer = GhostOptimizer(config)
+        self.optimizer = GhostOptimizer(model, config)
         self._text = nn.value_and_grad(model, self._text_loss)
         self._facts = nn.value_and_grad(model, self._fact_loss)
         self._generator = FactGenerator(config.seed)
@@ -122,12 +121,6 @@ class Trainer:
         )  # fmt: skip
         return objective, gradients
 
-    def _update(self, gradients: dict[str, mx.array], rate: float) -> None:
-        if self.config.max_grad_norm:
-            gradients, _ = clip_grad_norm(gradients, self.config.max_grad_norm)
-        self.optimizer.set_rate(rate)
-        self.optimizer.update(self.model, gradients)
-
     # -- the run ------------------------------------------------------------------------------------------------------
 
     def pause(self, seconds: float) -> None:
@@ -158,7 +151,7 @@ class Trainer:
             within = progress / first if progress < first else (progress - first) / (1 - first)
             rate = learning_rate(within, config.learning_rate, warmup=config.warmup, final_rate=config.final_rate)
             objective, gradients = self._fact_step() if facts else self._text_step()
-            self._update(gradients, rate)
+            self.optimizer.update(self.model, gradients, rate)
             mx.async_eval(objective, self.model.parameters(), self.optimizer.state)
             step += 1
             text_bytes += 0 if facts else config.batch * config.seqlen
