@@ -7,10 +7,11 @@ namespace {
 
 constexpr const char* kOp = "dense_matmul";
 
-mx::Shape product_shape(DenseForm form, const mx::array& left, const mx::array& right) {
-  if (form == DenseForm::TN) return {left.shape(-1), right.shape(-1)};
+mx::Shape product_shape(const DenseOptions& options, const mx::array& left, const mx::array& right) {
+  if (options.form == DenseForm::TN && !options.batched) return {left.shape(-1), right.shape(-1)};
   mx::Shape shape = left.shape();
-  shape.back() = right.shape(form == DenseForm::NT ? 0 : 1);
+  if (options.form == DenseForm::TN) shape[shape.size() - 2] = left.shape(-1);
+  shape.back() = right.shape(options.form == DenseForm::NT ? -2 : -1);
   return shape;
 }
 
@@ -19,37 +20,48 @@ mx::array as_rows(const mx::array& x, mx::Stream s) {
   return x.ndim() == 1 ? mx::expand_dims(x, 0, s) : mx::flatten(x, 0, -2, s);
 }
 
-ComposedForm composed_product(DenseForm form, mx::Dtype dtype, mx::Stream s) {
-  return [form, dtype, s](const Arrays& in) -> Arrays {
-    const auto left = mx::astype(in[0], mx::float32, s);
-    const auto right = mx::astype(in[1], mx::float32, s);
-    if (form == DenseForm::TN) {
-      const auto rows = mx::transpose(as_rows(left, s), s);
-      return {mx::astype(mx::matmul(rows, as_rows(right, s), s), dtype, s)};
+ComposedForm composed_product(DenseOptions options, mx::Stream s) {
+  return [options, s](const Arrays& in) -> Arrays {
+    auto left = mx::astype(in[0], mx::float32, s);
+    auto right = mx::astype(in[1], mx::float32, s);
+    if (options.form == DenseForm::TN) {
+      if (!options.batched) {
+        left = as_rows(left, s);
+        right = as_rows(right, s);
+      }
+      left = mx::swapaxes(left, -1, -2, s);
+    } else if (options.form == DenseForm::NT) {
+      right = mx::swapaxes(right, -1, -2, s);
     }
-    const auto weight = form == DenseForm::NT ? mx::transpose(right, s) : right;
-    return {mx::astype(mx::matmul(left, weight, s), dtype, s)};
+    return {mx::astype(mx::matmul(left, right, s), options.dtype, s)};
   };
 }
 
 }  // namespace
 
-mx::array dense_product(DenseForm form, const mx::array& left, const mx::array& right, mx::Dtype dtype,
-                        mx::Stream s) {
+mx::array dense_product(DenseOptions options, const mx::array& left, const mx::array& right, mx::Stream s) {
   const Arrays inputs{dense(left, s), dense(right, s)};
-  const ComposedForm composed = composed_product(form, dtype, s);
+  const ComposedForm composed = composed_product(options, s);
   if (use_composed(s)) return composed(inputs)[0];
-  return mx::array(product_shape(form, left, right), dtype,
-                   std::make_shared<DenseMatmul>(s, composed, form, dtype), inputs);
+  return mx::array(product_shape(options, left, right), options.dtype,
+                   std::make_shared<DenseMatmul>(s, composed, options), inputs);
 }
 
 mx::array dense_matmul(const mx::array& x, const mx::array& weight, mx::StreamOrDevice stream) {
   require_io_dtype(kOp, "x", x);
   require_io_dtype(kOp, "weight", weight);
-  require_shape(kOp, "weight", weight, {-1, -1}, "(N, K)");
-  require(x.ndim() >= 1 && x.shape(-1) == weight.shape(1), kOp, "x has the wrong shape, given ",
-          shape_text(x.shape()), ", allowed: (..., K) with K = ", weight.shape(1), ", that of weight.");
-  return dense_product(DenseForm::NT, x, weight, x.dtype(), mx::to_stream(stream));
+  require(weight.ndim() >= 2, kOp, "weight has the wrong shape, given ", shape_text(weight.shape()),
+          ", allowed: (N, K), or (..., N, K) for one product per leading index.");
+  require(x.ndim() >= 1 && x.shape(-1) == weight.shape(-1), kOp, "x has the wrong shape, given ",
+          shape_text(x.shape()), ", allowed: (..., K) with K = ", weight.shape(-1), ", that of weight.");
+  const bool batched = weight.ndim() > 2;
+  if (batched) {
+    bool equal = x.ndim() == weight.ndim();
+    for (int i = 0; equal && i + 2 < static_cast<int>(x.ndim()); ++i) equal = x.shape(i) == weight.shape(i);
+    require(equal, kOp, "x has the wrong shape, given ", shape_text(x.shape()),
+            ", allowed: the leading dimensions of weight ", shape_text(weight.shape()), ", then (M, K).");
+  }
+  return dense_product({DenseForm::NT, batched, x.dtype()}, x, weight, mx::to_stream(stream));
 }
 
 // Each product is linear in both factors, and each factor's gradient is one of the products again.
@@ -62,18 +74,18 @@ Arrays DenseMatmul::vjp(const Arrays& primals, const Arrays& cotangents, const s
   Arrays gradients;
   for (int argnum : argnums) {
     const auto dtype = primals[static_cast<size_t>(argnum)].dtype();
-    switch (form_) {
+    const auto product = [&](DenseForm form, const mx::array& a, const mx::array& b) {
+      gradients.push_back(dense_product({form, options_.batched, dtype}, a, b, s));
+    };
+    switch (options_.form) {
       case DenseForm::NT:
-        gradients.push_back(argnum == 0 ? dense_product(DenseForm::NN, dy, right, dtype, s)
-                                        : dense_product(DenseForm::TN, dy, left, dtype, s));
+        argnum == 0 ? product(DenseForm::NN, dy, right) : product(DenseForm::TN, dy, left);
         break;
       case DenseForm::NN:
-        gradients.push_back(argnum == 0 ? dense_product(DenseForm::NT, dy, right, dtype, s)
-                                        : dense_product(DenseForm::TN, left, dy, dtype, s));
+        argnum == 0 ? product(DenseForm::NT, dy, right) : product(DenseForm::TN, left, dy);
         break;
       case DenseForm::TN:
-        gradients.push_back(argnum == 0 ? dense_product(DenseForm::NT, right, dy, dtype, s)
-                                        : dense_product(DenseForm::NN, left, dy, dtype, s));
+        argnum == 0 ? product(DenseForm::NT, right, dy) : product(DenseForm::NN, left, dy);
         break;
     }
   }
@@ -84,8 +96,8 @@ Arrays DenseMatmul::jvp(const Arrays& primals, const Arrays& tangents, const std
   std::optional<mx::array> total;
   for (size_t i = 0; i < argnums.size(); ++i) {
     const bool of_left = argnums[i] == 0;
-    const auto term = dense_product(form_, of_left ? tangents[i] : primals[0],
-                                    of_left ? primals[1] : tangents[i], dtype_, stream());
+    const auto term = dense_product(options_, of_left ? tangents[i] : primals[0],
+                                    of_left ? primals[1] : tangents[i], stream());
     total = total ? mx::add(*total, term, stream()) : term;
   }
   return {*total};
@@ -93,18 +105,19 @@ Arrays DenseMatmul::jvp(const Arrays& primals, const Arrays& tangents, const std
 
 std::pair<Arrays, std::vector<int>> DenseMatmul::vmap(const Arrays& inputs, const std::vector<int>& axes) {
   // Batched rows against one weight are just more rows.
-  if (form_ == DenseForm::TN || axes[0] < 0 || axes[1] >= 0) return Primitive::vmap(inputs, axes);
+  if (options_.form == DenseForm::TN || options_.batched || axes[0] < 0 || axes[1] >= 0) {
+    return Primitive::vmap(inputs, axes);
+  }
   const auto rows = mx::moveaxis(inputs[0], axes[0], 0, stream());
-  return {{dense_product(form_, rows, inputs[1], dtype_, stream())}, {0}};
+  return {{dense_product(options_, rows, inputs[1], stream())}, {0}};
 }
 
 std::vector<mx::Shape> DenseMatmul::output_shapes(const Arrays& inputs) {
-  return {product_shape(form_, inputs[0], inputs[1])};
+  return {product_shape(options_, inputs[0], inputs[1])};
 }
 
 bool DenseMatmul::is_equivalent(const mx::Primitive& other) const {
-  const auto& o = static_cast<const DenseMatmul&>(other);
-  return form_ == o.form_ && dtype_ == o.dtype_;
+  return options_ == static_cast<const DenseMatmul&>(other).options_;
 }
 
 }  // namespace ghost

@@ -4,7 +4,8 @@
 
 namespace ghost {
 
-// x (..., K) @ weight (N, K)^T -> (..., N) in x's dtype, summed in float32.
+// x (..., K) @ weight (N, K)^T -> (..., N) in x's dtype, summed in float32. A weight of more dimensions,
+// (..., N, K), makes one product for each of its leading indices, which x (..., M, K) must share.
 mx::array dense_matmul(const mx::array& x, const mx::array& weight, mx::StreamOrDevice s = {});
 
 // The three products that are each other's gradients; x and y have any leading dimensions, summed over in TN.
@@ -12,14 +13,21 @@ mx::array dense_matmul(const mx::array& x, const mx::array& weight, mx::StreamOr
 //   TN: x (..., N), y (..., K) -> (N, K)
 enum class DenseForm { NT, NN, TN };
 
-// One of these products as a graph, in `dtype`.
-mx::array dense_product(DenseForm form, const mx::array& left, const mx::array& right, mx::Dtype dtype,
-                        mx::Stream s);
+// Batched products keep all leading dimensions of both operands, which are equal, and work on the last two.
+struct DenseOptions {
+  DenseForm form;
+  bool batched;
+  mx::Dtype dtype;  // of the result
+  bool operator==(const DenseOptions&) const = default;
+};
+
+// One of these products as a graph.
+mx::array dense_product(DenseOptions options, const mx::array& left, const mx::array& right, mx::Stream s);
 
 class DenseMatmul : public Primitive {
  public:
-  DenseMatmul(mx::Stream stream, ComposedForm composed, DenseForm form, mx::Dtype dtype)
-      : Primitive(stream, std::move(composed)), form_(form), dtype_(dtype) {}
+  DenseMatmul(mx::Stream stream, ComposedForm composed, DenseOptions options)
+      : Primitive(stream, std::move(composed)), options_(options) {}
 
   void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
   Arrays jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) override;
@@ -31,8 +39,7 @@ class DenseMatmul : public Primitive {
   DEFINE_NAME(DenseMatmul)
 
  private:
-  DenseForm form_;
-  mx::Dtype dtype_;
+  DenseOptions options_;
 };
 
 }  // namespace ghost

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
+from ghost_native import ops
 from ghost_native.nn.linear import CodebookLinear, WeightMode
 
 _MASKED = -1e9
@@ -27,11 +28,6 @@ class AttentionState(TypedDict):
     strided_v: mx.array
     count: mx.array
     seen: int
-
-
-def _product(a: mx.array, b: mx.array) -> mx.array:
-    """a (..., m, k) times the transpose of b (..., n, k), leading dimensions equal."""
-    return a @ b.swapaxes(-1, -2)
 
 
 class SparseAttention(nn.Module):
@@ -116,7 +112,7 @@ class SparseAttention(nn.Module):
         qh = self._heads(q.reshape(batch, blocks, size, dim)) * self.head_dim**-0.5
         kh = self._heads(keys[:, mx.array(near.astype(np.int32))])
         vh = self._heads(values[:, mx.array(near.astype(np.int32))])
-        local = _product(qh, kh)  # (batch, blocks, heads, size, stride + size)
+        local = ops.dense_matmul(qh, kh)  # (batch, blocks, heads, size, stride + size)
         # Key column c of a block is the row `distance` before query i; it exists once that many rows have been seen.
         distance = mx.array(np.arange(size)[:, None] + stride - np.arange(stride + size)[None], dtype=mx.int32)
         position = count[:, None, None, None] + mx.array(
@@ -136,12 +132,12 @@ class SparseAttention(nn.Module):
             fk, fv = mx.broadcast_to(fk, shape), mx.broadcast_to(fv, shape)
             number = mx.arange(far, dtype=mx.int32) * stride + stride - 1
             seen = number <= position - stride
-            remote = mx.where(seen[:, :, None], _product(qh, fk), _MASKED)
+            remote = mx.where(seen[:, :, None], ops.dense_matmul(qh, fk), _MASKED)
             weights = mx.softmax(mx.concatenate([local, remote], axis=-1), axis=-1, precise=True)
-            y = _product(weights[..., : stride + size], vh.swapaxes(-1, -2))
-            y = y + _product(weights[..., stride + size :], fv.swapaxes(-1, -2))
+            y = ops.dense_matmul(weights[..., : stride + size], vh.swapaxes(-1, -2))
+            y = y + ops.dense_matmul(weights[..., stride + size :], fv.swapaxes(-1, -2))
         else:
-            y = _product(mx.softmax(local, axis=-1, precise=True), vh.swapaxes(-1, -2))
+            y = ops.dense_matmul(mx.softmax(local, axis=-1, precise=True), vh.swapaxes(-1, -2))
         return y.swapaxes(-2, -3).reshape(batch, blocks * size, dim)[:, :seqlen], new_state
 
     def _advance(self, keys: mx.array, values: mx.array, lengths: mx.array, state: AttentionState) -> AttentionState:

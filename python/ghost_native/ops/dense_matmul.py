@@ -14,7 +14,8 @@ def dense_matmul(x: mx.array, weight: mx.array, *, stream: mx.Stream | mx.Device
 
     Args:
         x: ``(..., K)``, float32, float16 or bfloat16.
-        weight: ``(N, K)``, of any of these dtypes.
+        weight: ``(N, K)``, of any of these dtypes; or ``(..., N, K)`` for one product per leading index, x then being
+            ``(..., M, K)`` with the same leading dimensions.
         stream: where to run.
 
     Returns:
