@@ -95,6 +95,14 @@ def english_words(split: Split) -> tuple[str, ...]:
     return tuple(sorted(w for w in words if word_split(w) == split))
 
 
+@cache
+def template_words(split: Split) -> tuple[str, ...]:
+    """Words of this split that the training templates are made of."""
+    texts = (*SEEN, *_OPENERS, *_CONNECTORS, *_INTRODUCERS, *_TRAILERS)
+    words = {w.lower() for text in texts for w in re.findall(r"[A-Za-z]{3,12}", text)}
+    return tuple(sorted(w for w in words if word_split(w) == split))
+
+
 @dataclass(frozen=True)
 class Question:
     """One question inside a text: the answer is text[begin:end], its terminating newline counted."""
@@ -215,6 +223,11 @@ class FactGenerator:
                 if low <= len(key) <= high:
                     return key
         length = int(self.rng.integers(low, high + 1))
+        if self.rng.random() < 0.08:
+            # A stored word that questions are made of must not answer them all.
+            key = self._pick(template_words(self.split))
+            if low <= len(key) <= high:
+                return key
         if self.rng.random() < 0.15:
             return self._letters(length, string.ascii_lowercase + string.digits)
         key = self._words(length)

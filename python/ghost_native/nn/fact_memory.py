@@ -4,7 +4,7 @@ Addressing has two stages.
 
 *Which fact.* Every byte scores every stored key: cosine and coverage between a decayed bag of 4-gram features of the
 recent text and the same encoder's bag of the key, plus an exact matcher without parameters (`fact_match`) whose last
-four hits fade with the same keep gate. A softmax over the null fact and the best `top_k` rows follows.
+four hits fade with a keep gate of their own. A softmax over the null fact and the best `top_k` rows follows.
 
 *Which byte.* A start detector says "the answer begins with the next byte"; a counter carries the probability that it
 began j bytes ago. The fact distribution is the one *at the start*, so a key that happens to occur inside an answer
@@ -26,6 +26,7 @@ from typing import Any, TypedDict
 import mlx.core as mx
 from mlx import nn
 
+from ghost_native import ops
 from ghost_native.nn.fact_match import fold_tokens, match_longest
 from ghost_native.nn.fact_recurrence import began_ago, decayed_sum, last_events, sliding
 from ghost_native.nn.fact_store import NULL_ROW, PAD_BYTE, FactStore, PackedFacts
@@ -35,7 +36,8 @@ __all__ = ["FactAddress", "FactMemory", "FactMemoryState", "FactStore", "FactTab
 _GRAMS = 4
 _SLOTS = 4  # exact hits remembered per sequence
 _FEATURES = 6
-_START_WIDTH = 32
+_START_WIDTH = 24
+_HIT_WIDTH = 24
 _LOG_FLOOR = -12.0
 _NEVER = -30.0
 _BLOCK = 512
@@ -51,7 +53,7 @@ class FactTable(PackedFacts):
 class FactMemoryState(TypedDict):
     """What one sequence carries from byte to byte; its size does not depend on the text (see `state_bytes`).
 
-    history is max_key rounded up to a multiple of 16, plus 1; past is max_value + 1 rounded up to a multiple of 16.
+    history is max_key rounded up to a multiple of 16, plus 4; past is max_value + 1 rounded up to a multiple of 16.
     """
 
     window: mx.array  # (batch, history) int32, the last folded bytes
@@ -98,7 +100,7 @@ def _log_sigmoid(x: mx.array) -> mx.array:
 
 def _dense(x: mx.array, weight: mx.array) -> mx.array:
     """x @ weight.T: every dense product of this module with a learned matrix goes through here."""
-    return x @ weight.T
+    return ops.dense_matmul(x, weight)
 
 
 class FactMemory(nn.Module):
@@ -133,7 +135,7 @@ class FactMemory(nn.Module):
                 raise ValueError(f"[FactMemory] {name} must be at least 1, got {size}")
         self.dim, self.num_reads, self.key_dim, self.top_k = dim, num_reads, key_dim, top_k
         self.max_key, self.max_value = max_key, max_value
-        self._history = -(-max_key // 16) * 16 + 1
+        self._history = -(-max_key // 16) * 16 + _GRAMS
         self._past = -(-(max_value + 1) // 16) * 16
 
         def normal(rows: int, columns: int, scale: float) -> mx.array:
@@ -145,15 +147,18 @@ class FactMemory(nn.Module):
         self.gram_in = normal(hidden, _GRAMS * byte_dim, 1 / math.sqrt(_GRAMS * byte_dim))
         self.gram_bias = mx.zeros((hidden,))
         self.gram_out = normal(key_dim, hidden, 1 / math.sqrt(hidden))
-        # Write and keep gates: a part from the 4-gram (text and keys) and a part from the hidden state (text only).
-        self.gate_gram = mx.zeros((2, hidden))
-        self.gate_hidden = mx.zeros((2, dim))
-        self.gate_bias = mx.array([1.0, 4.0])
+        # Gates "write", "keep the bag", "keep the hits": a part from the 4-gram (text and keys), a part from the hidden
+        # state (text only).
+        self.gate_gram = mx.zeros((3, hidden))
+        self.gate_hidden = mx.zeros((3, dim))
+        self.gate_bias = mx.array([1.0, 4.0, 4.0])
         # Log weights of a score: cosine, coverage, and of an exact hit its presence, its length and its cosine.
         self.score_scale = mx.array([0.0, 0.0, 1.0, 1.5, 1.0])
         self.null_score = mx.array(5.0)
-        # How much an exact hit counts where it stands.
+        # How much an exact hit counts where it stands: the hidden state behind it, the four bytes before it.
         self.hit_hidden = mx.zeros((1, dim))
+        self.hit_before = normal(_HIT_WIDTH, _GRAMS * byte_dim, 1 / math.sqrt(_GRAMS * byte_dim))
+        self.hit_out = mx.zeros((1, _HIT_WIDTH))
         self.hit_bias = mx.array(3.0)
         # Start detector on h and on two traces of the last exact hit.
         self.start_in = normal(_START_WIDTH, dim + 2, 1 / math.sqrt(dim))
@@ -266,13 +271,12 @@ class FactMemory(nn.Module):
 
         feature, gates = self._grams(folded, seqlen)
         gates = gates + _dense(normed, self.gate_hidden) + self.gate_bias
-        log_keep = _log_sigmoid(gates[..., 1])
-        bag = decayed_sum(feature * mx.sigmoid(gates[..., :1]), log_keep, state["bag"])
+        bag = decayed_sum(feature * mx.sigmoid(gates[..., :1]), _log_sigmoid(gates[..., 1]), state["bag"])
 
-        row, _ = match_longest(folded, table, self._history)
-        weight = _log_sigmoid(_dense(normed, self.hit_hidden)[..., 0] + self.hit_bias)
+        row, length = match_longest(folded, table, self._history)
+        weight = self._hit_weight(normed, folded, length)
         hits = (state["hit_row"], state["hit_log"], state["hit_age"])
-        hit_row, hit_log, hit_age = last_events(row, weight, log_keep, *hits)
+        hit_row, hit_log, hit_age = last_events(row, weight, _log_sigmoid(gates[..., 2]), *hits)
 
         scores, cosine = self._scores(bag, hit_row, hit_log, table)
         candidates, chosen = self._candidates(scores)
@@ -320,6 +324,19 @@ class FactMemory(nn.Module):
             log_weights=all_weights[:, -past:],
         )
         return address, new_state
+
+    def _hit_weight(self, normed: mx.array, folded: mx.array, length: mx.array) -> mx.array:
+        """Log weight (batch, seqlen) of a hit of `length` bytes that ended just before each byte.
+
+        A stored "france" is meant in "the france", not in "queen of france"; the bytes before the key tell.
+        """
+        seqlen = length.shape[1]
+        first = mx.arange(self._history, self._history + seqlen) - length
+        place = (first[..., None] - mx.arange(1, _GRAMS + 1)).reshape(length.shape[0], -1)
+        before = mx.take_along_axis(folded, mx.maximum(place, 0), axis=1)
+        embedded = mx.take(self.byte_embedding, before, axis=0).reshape(*length.shape, -1)
+        logit = _dense(normed, self.hit_hidden) + _dense(nn.silu(_dense(embedded, self.hit_before)), self.hit_out)
+        return _log_sigmoid(logit[..., 0] + self.hit_bias)
 
     def _scores(
         self, bag: mx.array, hit_row: mx.array, hit_log: mx.array, table: FactTable
