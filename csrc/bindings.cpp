@@ -6,8 +6,12 @@
 
 namespace ghost {
 void bind_causal_conv1d(nb::module_& m);
+void bind_cross_entropy(nb::module_& m);
+void bind_embedding(nb::module_& m);
+void bind_gelu(nb::module_& m);
+void bind_rms_norm(nb::module_& m);
 void bind_skip_gather(nb::module_& m);
-}
+}  // namespace ghost
 
 NB_MODULE(_ext, m) {
   m.doc() = "Native operators of ghost_native. Use the documented functions of ghost_native.ops.";
@@ -26,5 +30,9 @@ NB_MODULE(_ext, m) {
   m.def("set_force_composed", &ghost::set_force_composed, "on"_a);
 
   ghost::bind_causal_conv1d(m);
+  ghost::bind_cross_entropy(m);
+  ghost::bind_embedding(m);
+  ghost::bind_gelu(m);
+  ghost::bind_rms_norm(m);
   ghost::bind_skip_gather(m);
 }
