@@ -63,6 +63,35 @@ void dispatch_cpu(const mx::Stream& stream, const Arrays& inputs, Arrays& output
       [in = weak(inputs), out = weak(outputs), work = std::move(work)]() mutable { work(in, out); });
 }
 
+// The same, with the first output in the memory of the first input where nobody else will read that: both
+// have one shape and dtype, and the work reads no element of the input after it has written it.
+template <class Work>
+void dispatch_cpu_in_place(const mx::Stream& stream, const Arrays& inputs, Arrays& outputs, Work work) {
+  if (!inputs[0].is_donatable()) return dispatch_cpu(stream, inputs, outputs, std::move(work));
+  outputs[0].copy_shared_buffer(inputs[0]);
+  Arrays rest(outputs.begin() + 1, outputs.end());
+  const auto first = mx::array::unsafe_weak_copy(outputs[0]);
+  dispatch_cpu(stream, inputs, rest, [first, work = std::move(work)](const Arrays& in, Arrays& out) mutable {
+    Arrays all{first};
+    all.insert(all.end(), out.begin(), out.end());
+    work(in, all);
+  });
+}
+
+// The outputs of a primitive over `inputs`.
+template <class P>
+Arrays outputs_of(const std::shared_ptr<P>& primitive, const Arrays& inputs,
+                  const std::vector<mx::Dtype>& dtypes) {
+  return mx::array::make_arrays(primitive->output_shapes(inputs), dtypes, primitive, inputs);
+}
+
+// Rows of an operand (..., dim): the product of its leading dimensions.
+inline int row_count(const mx::array& x) {
+  int rows = 1;
+  for (size_t i = 0; i + 1 < x.ndim(); ++i) rows *= x.shape(static_cast<int>(i));
+  return rows;
+}
+
 // True when some input is being differentiated or traced, so that an operator may want to save what its vjp
 // needs.
 inline bool any_tracer(const Arrays& inputs) {

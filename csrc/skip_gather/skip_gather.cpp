@@ -31,16 +31,10 @@ mx::array inverse_of(const mx::array& indices, int rows, mx::Stream s) {
   return mx::slice(inverse, {0}, {rows}, s);
 }
 
-int rows_of(const mx::array& x) {
-  int rows = 1;
-  for (size_t i = 0; i + 1 < x.ndim(); ++i) rows *= x.shape(static_cast<int>(i));
-  return rows;
-}
-
 // Same inputs and outputs as SkipGather.
 ComposedForm composed_gather(mx::Stream s) {
   return [s](const Arrays& in) -> Arrays {
-    const auto indices = in_range(in[1], rows_of(in[0]), s);
+    const auto indices = in_range(in[1], row_count(in[0]), s);
     mx::Shape stop = in[0].shape();
     stop.back() = 0;
     return {take_rows(in[0], indices, s), mx::slice(in[0], mx::Shape(stop.size(), 0), stop, s)};
@@ -50,7 +44,7 @@ ComposedForm composed_gather(mx::Stream s) {
 // Same inputs and outputs as SkipGatherGrad.
 ComposedForm composed_gather_grad(mx::Stream s) {
   return [s](const Arrays& in) -> Arrays {
-    const auto inverse = inverse_of(in[1], rows_of(in[2]), s);
+    const auto inverse = inverse_of(in[1], row_count(in[2]), s);
     mx::Shape shape = in[2].shape();
     shape.back() = in[0].shape(1);
     return {mx::reshape(take_rows(in[0], inverse, s), shape, s)};
@@ -59,7 +53,7 @@ ComposedForm composed_gather_grad(mx::Stream s) {
 
 // y - x of the rows in the plan, in float32: rounded to a half-precision dtype it would spoil dgate's sum.
 mx::array difference_of(const mx::array& x, const mx::array& y, const mx::array& indices, mx::Stream s) {
-  const auto rows = take_rows(x, in_range(indices, rows_of(x), s), s);
+  const auto rows = take_rows(x, in_range(indices, row_count(x), s), s);
   return mx::subtract(mx::astype(y, mx::float32, s), mx::astype(rows, mx::float32, s), s);
 }
 
@@ -137,11 +131,6 @@ Arrays pick_with_indices(Arrays gradients, const Arrays& primals, size_t indices
   return pick(gradients, argnums);
 }
 
-Arrays build(const std::shared_ptr<Primitive>& primitive, const Arrays& inputs,
-             const std::vector<mx::Dtype>& dtypes) {
-  return mx::array::make_arrays(primitive->output_shapes(inputs), dtypes, primitive, inputs);
-}
-
 }  // namespace
 
 mx::array skip_gather(const mx::array& x, const mx::array& indices, mx::StreamOrDevice stream) {
@@ -152,7 +141,7 @@ mx::array skip_gather(const mx::array& x, const mx::array& indices, mx::StreamOr
   const Arrays inputs{dense(x, s), mx::stop_gradient(dense(indices, s), s)};
   const ComposedForm composed = composed_gather(s);
   if (use_composed(s)) return composed(inputs)[0];
-  return build(std::make_shared<SkipGather>(s, composed), inputs, {x.dtype(), x.dtype()})[0];
+  return outputs_of(std::make_shared<SkipGather>(s, composed), inputs, {x.dtype(), x.dtype()})[0];
 }
 
 Arrays SkipGather::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
@@ -160,7 +149,7 @@ Arrays SkipGather::vjp(const Arrays& primals, const Arrays& cotangents, const st
   const mx::Stream s = stream();
   const Arrays inputs{dense(cotangents[0], s), primals[1], outputs[1]};
   const auto gradient = std::make_shared<SkipGatherGrad>(s, composed_gather_grad(s));
-  return pick_with_indices(build(gradient, inputs, {primals[0].dtype()}), primals, 1, argnums, s);
+  return pick_with_indices(outputs_of(gradient, inputs, {primals[0].dtype()}), primals, 1, argnums, s);
 }
 
 std::vector<mx::Shape> SkipGather::output_shapes(const Arrays& inputs) {
@@ -195,7 +184,7 @@ mx::array skip_scatter(const mx::array& x, const mx::array& y, const mx::array& 
   if (use_composed(s)) return composed(inputs)[0];
   std::vector<mx::Dtype> dtypes{x.dtype()};
   if (options.saves) dtypes.push_back(mx::float32);
-  return build(std::make_shared<SkipScatter>(s, composed, options), inputs, dtypes)[0];
+  return outputs_of(std::make_shared<SkipScatter>(s, composed, options), inputs, dtypes)[0];
 }
 
 Arrays SkipScatter::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
@@ -212,7 +201,7 @@ Arrays SkipScatter::vjp(const Arrays& primals, const Arrays& cotangents, const s
   }
   const auto gradient =
       std::make_shared<SkipScatterGrad>(s, composed_scatter_grad(options_.gated, s), options_.gated);
-  return pick_with_indices(build(gradient, inputs, dtypes), primals, 2, argnums, s);
+  return pick_with_indices(outputs_of(gradient, inputs, dtypes), primals, 2, argnums, s);
 }
 
 std::vector<mx::Shape> SkipScatter::output_shapes(const Arrays& inputs) {

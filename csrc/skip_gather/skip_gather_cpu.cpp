@@ -10,12 +10,6 @@ namespace {
 
 constexpr int64_t kTileBytes = 128 * 1024;  // read per task, so that a task outweighs handing it out
 
-int64_t rows_of(const mx::array& x) {
-  int64_t rows = 1;
-  for (size_t i = 0; i + 1 < x.ndim(); ++i) rows *= x.shape(static_cast<int>(i));
-  return rows;
-}
-
 // fn(row) for all rows, in tiles of kTileBytes.
 template <class Fn>
 void for_rows(int64_t rows, size_t row_bytes, Fn fn) {
@@ -38,24 +32,9 @@ std::vector<int32_t> inverse_of(const mx::array& indices, int64_t rows) {
   return inverse;
 }
 
-// Allocates the outputs, the first in the memory of the first input if nobody else will read that, and queues
-// work(inputs, outputs). Scattering in place leaves only the routed rows to write.
-template <class Work>
-void dispatch_in_place(const mx::Stream& stream, const Arrays& inputs, Arrays& outputs, Work work) {
-  if (inputs[0].is_donatable()) {
-    outputs[0].copy_shared_buffer(inputs[0]);
-  } else {
-    outputs[0].set_data(mx::allocator::malloc(outputs[0].nbytes()));
-  }
-  Arrays rest(outputs.begin() + 1, outputs.end());
-  dispatch_cpu(stream, inputs, rest,
-               [first = mx::array::unsafe_weak_copy(outputs[0]), work](
-                   const Arrays& in, Arrays& out) mutable { work(in, first, out); });
-}
-
 template <class T>
 void gather(const Arrays& in, mx::array& y) {
-  const int64_t rows = rows_of(in[0]);
+  const int64_t rows = row_count(in[0]);
   const int64_t dim = y.shape(1);
   const size_t bytes = static_cast<size_t>(dim) * sizeof(T);
   const int32_t* index = in[1].data<int32_t>();
@@ -71,7 +50,7 @@ void gather(const Arrays& in, mx::array& y) {
 
 template <class T>
 void gather_grad(const Arrays& in, mx::array& dx) {
-  const int64_t rows = rows_of(dx);
+  const int64_t rows = row_count(dx);
   const int64_t dim = in[0].shape(1);
   const size_t bytes = static_cast<size_t>(dim) * sizeof(T);
   const auto inverse = inverse_of(in[1], rows);
@@ -83,8 +62,10 @@ void gather_grad(const Arrays& in, mx::array& dx) {
 }
 
 template <class T>
-void scatter(const Arrays& in, mx::array& out, mx::array* difference, bool gated) {
-  const int64_t rows = rows_of(out);
+void scatter(const Arrays& in, Arrays& outputs, bool gated) {
+  mx::array& out = outputs[0];
+  mx::array* difference = outputs.size() > 1 ? &outputs[1] : nullptr;
+  const int64_t rows = row_count(out);
   const int64_t dim = out.shape(-1);
   const size_t bytes = static_cast<size_t>(dim) * sizeof(T);
   const auto inverse = inverse_of(in[2], rows);
@@ -110,16 +91,17 @@ void scatter(const Arrays& in, mx::array& out, mx::array* difference, bool gated
 }
 
 template <class T>
-void scatter_grad(const Arrays& in, mx::array& dx, Arrays& rest, bool gated) {
-  const int64_t rows = rows_of(dx);
+void scatter_grad(const Arrays& in, Arrays& outputs, bool gated) {
+  mx::array& dx = outputs[0];
+  const int64_t rows = row_count(dx);
   const int64_t dim = dx.shape(-1);
   const size_t bytes = static_cast<size_t>(dim) * sizeof(T);
   const auto inverse = inverse_of(in[1], rows);
   const int32_t* index = in[1].data<int32_t>();
   const T* dout = in_ptr<T>(in[0]);
-  T* dy = out_ptr<T>(rest[0]);
+  T* dy = out_ptr<T>(outputs[1]);
   const float* gate = gated ? in[2].data<float>() : nullptr;
-  float* dgate = gated ? rest[1].data<float>() : nullptr;
+  float* dgate = gated ? outputs[2].data<float>() : nullptr;
   const auto& kernels = skip_gather_kernels().get<T>();
   for (int32_t i = 0; i < in[1].shape(0); ++i) {
     const bool used = index[i] >= 0 && index[i] < rows && inverse[static_cast<size_t>(index[i])] == i;
@@ -156,19 +138,17 @@ void SkipGatherGrad::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   });
 }
 
+// Scattering in place leaves only the rows of the plan to write.
 void SkipScatter::eval_cpu(const Arrays& inputs, Arrays& outputs) {
-  dispatch_in_place(
-      stream(), inputs, outputs, [gated = options_.gated](const Arrays& in, mx::array& out, Arrays& rest) {
-        dispatch_dtype(in[0].dtype(),
-                       [&]<class T>() { scatter<T>(in, out, rest.empty() ? nullptr : &rest[0], gated); });
-      });
+  dispatch_cpu_in_place(stream(), inputs, outputs, [gated = options_.gated](const Arrays& in, Arrays& out) {
+    dispatch_dtype(in[0].dtype(), [&]<class T>() { scatter<T>(in, out, gated); });
+  });
 }
 
 void SkipScatterGrad::eval_cpu(const Arrays& inputs, Arrays& outputs) {
-  dispatch_in_place(stream(), inputs, outputs,
-                    [gated = gated_](const Arrays& in, mx::array& dx, Arrays& rest) {
-                      dispatch_dtype(in[0].dtype(), [&]<class T>() { scatter_grad<T>(in, dx, rest, gated); });
-                    });
+  dispatch_cpu_in_place(stream(), inputs, outputs, [gated = gated_](const Arrays& in, Arrays& out) {
+    dispatch_dtype(in[0].dtype(), [&]<class T>() { scatter_grad<T>(in, out, gated); });
+  });
 }
 
 }  // namespace ghost

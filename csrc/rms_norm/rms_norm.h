@@ -1,0 +1,43 @@
+#pragma once
+
+#include "common/primitive.h"
+
+namespace ghost {
+
+// y = x / sqrt(mean(x^2) + eps) * weight over the last dimension of x (..., dim); weight (dim,). Sums in
+// float32.
+mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps, mx::StreamOrDevice s = {});
+
+// Inputs x, weight; output y.
+class RmsNorm : public Primitive {
+ public:
+  RmsNorm(mx::Stream stream, ComposedForm composed, float eps)
+      : Primitive(stream, std::move(composed)), eps_(eps) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays& outputs) override;
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override { return {inputs[0].shape()}; }
+  bool is_equivalent(const mx::Primitive& other) const override;
+  DEFINE_NAME(RmsNorm)
+
+ private:
+  float eps_;
+};
+
+// Inputs dy, x, weight; outputs dx, dweight.
+class RmsNormGrad : public Primitive {
+ public:
+  RmsNormGrad(mx::Stream stream, ComposedForm composed, float eps)
+      : Primitive(stream, std::move(composed)), eps_(eps) {}
+
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
+  bool is_equivalent(const mx::Primitive& other) const override;
+  DEFINE_NAME(RmsNormGrad)
+
+ private:
+  float eps_;
+};
+
+}  // namespace ghost
