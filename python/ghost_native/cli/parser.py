@@ -6,18 +6,20 @@ import argparse
 import difflib
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from ghost_native.cli.errors import UsageError
 
 Arguments = argparse.Namespace
+WIDTH = 100  # of help
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`, did you mean 'x'?` or nothing."""
+    """` (did you mean 'x'?)` or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,14 +28,14 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, verb: str, description: str, examples: str) -> None:
         super().__init__(
             prog=f"ghost-native {verb}",
-            description=description,
+            description=textwrap.fill(description, WIDTH),
             epilog="examples:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines()),
-            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=32, width=110),
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=WIDTH),
             allow_abbrev=False,
         )
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} ({self.prog} --help shows all options)")
+        raise UsageError(f"{message}; {self.prog} --help shows all options")
 
     def parse(self, arguments: list[str]) -> Arguments:
         parsed, unknown = self.parse_known_args(arguments)

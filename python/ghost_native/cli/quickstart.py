@@ -144,10 +144,16 @@ def _show_fact(model: Ghost, corpus: Corpus, key: str, value: str) -> None:
     right = after == value
     terminal.rows(
         [
-            ("fact", f"{key} = {value} ({value!r} stands {seen} times in the training text)"),
+            ("fact", f"{key} = {value} ({value!r} occurs {terminal.plural(seen, 'time')} in the training text)"),
             ("question", question.strip()),
-            ("answer before", before),
-            ("answer after", Text(after + ("  right" if right else "  wrong"), "bold green" if right else "bold red")),
+            ("answer before", before or "nothing"),
+            (
+                "answer after",
+                Text(
+                    f"{after or 'nothing'}, which is {'right' if right else 'wrong'}",
+                    "bold green" if right else "bold red",
+                ),
+            ),
         ]
     )
 
