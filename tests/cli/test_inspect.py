@@ -52,7 +52,7 @@ def test_the_numbers_are_those_of_the_model(model: Ghost, monkeypatch: pytest.Mo
 
 def test_without_routing_every_byte_takes_every_layer() -> None:
     found = inspect_bytes(Ghost(GhostConfig(dim=32, num_layers=2), seed=1), b"abc")
-    assert found.depth.tolist() == [2, 2, 2] and ("mean depth", "2.00 of 2 layers (routing is off)") in found.facts()
+    assert found.depth.tolist() == [2, 2, 2] and ("mean depth", "2.00 of 2 (routing is off)") in found.facts()
 
 
 @given(st.binary(min_size=1, max_size=40))

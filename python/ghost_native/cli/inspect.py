@@ -94,25 +94,24 @@ def _print(found: Inspection) -> None:
     console = terminal.out()
     width = (console.width if console.is_terminal else PLAIN_WIDTH) - NAME_WIDTH - 1
     labels = byte_labels(found.data)
-    starts = found.starts
     line: list[int] = []
     used = 0
     for i, label in enumerate(labels):
         cells = max(1, cell_len(label))
         if used + cells > width:
-            _print_line(found, labels, starts, line)
+            _print_line(found, labels, line)
             line, used = [], 0
         line.append(i)
         used += cells
         if found.data[i] == 10:
-            _print_line(found, labels, starts, line)
+            _print_line(found, labels, line)
             line, used = [], 0
     if line:
-        _print_line(found, labels, starts, line)
+        _print_line(found, labels, line)
     terminal.rows(list(found.facts()))
 
 
-def _print_line(found: Inspection, labels: list[str], starts: object, line: list[int]) -> None:
+def _print_line(found: Inspection, labels: list[str], line: list[int]) -> None:
     rows = [Text(f"{name:<{NAME_WIDTH}}", "dim") for name in ("text", "surprise", "depth", "piece")]
     begins = found.starts
     for i in line:

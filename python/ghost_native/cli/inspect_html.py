@@ -132,8 +132,10 @@ background:linear-gradient(90deg,var(--cold),var(--warm),var(--hot))}
 pre{margin:0;padding:1.4rem 1.5rem;background:var(--card);border:1px solid var(--line);border-radius:.9rem;
 box-shadow:var(--shade);font:15px/2.15 ui-monospace,"SF Mono","Cascadia Code",Menlo,Consolas,monospace;
 white-space:pre-wrap;overflow-wrap:anywhere}
-.piece{margin-right:2px;border-radius:.3rem;box-shadow:0 0 0 1px var(--edge);
+.piece{margin-right:4px;padding:.14em 0 .2em;border-radius:.28rem;box-shadow:0 0 0 1.5px var(--edge);
 -webkit-box-decoration-break:clone;box-decoration-break:clone}
+.piece i:first-child{border-radius:.28rem 0 0 .28rem}.piece i:last-child{border-radius:0 .28rem .28rem 0}
+.piece i:only-child{border-radius:.28rem}
 i{font-style:normal;padding:.14em 0 .2em;--v:var(--s);
 background:linear-gradient(var(--deep),var(--deep)) 0 100%/100% calc(4px*var(--d)) no-repeat,
 color-mix(in oklab,color-mix(in oklab,var(--hot) calc(max(0,var(--v)*2 - 1)*100%),var(--warm))

@@ -51,7 +51,7 @@ def picture(found: Inspection) -> str:
     lines = line + (x > 0)
     boxes = [_box(first, last, at) for first, last, at in edges if last > first]
     full, height = 2 * LEFT + COLUMNS * CELL, TOP + lines * ROW + 16
-    figures = "   ".join(f"{name} {value}" for name, value in found.facts())
+    figures = " \u00b7 ".join(f"{name} {value}" for name, value in found.facts())
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {full:.0f} {height:.0f}" width="{full:.0f}" '
         f'height="{height:.0f}" role="img" aria-label="What Ghost sees in a text">\n<style>{_style()}</style>\n'
@@ -104,7 +104,7 @@ def _style() -> str:
         f"svg{{{light}}}",
         f"@media(prefers-color-scheme:dark){{svg{{{dark}}}{_levels(DARK)}}}",
         ".page{fill:var(--page)}.deep{fill:var(--deep)}.box{fill:none;stroke:var(--edge)}",
-        "text{font:14px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;text-anchor:middle;fill:var(--ink)}",
+        "text{font:15px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;text-anchor:middle;fill:var(--ink)}",
         "text.soft{fill:var(--soft)}",
         "text.title{font:600 20px system-ui,sans-serif;text-anchor:start}",
         'text.soft[y="54"],text.soft[y="75"]{font:12px system-ui,sans-serif;text-anchor:start}',

@@ -50,12 +50,13 @@ class Inspection:
     def facts(self) -> list[tuple[str, str]]:
         """The figures worth a line each."""
         n = len(self.data)
-        depth = f"{self.depth.mean():.2f} of {self.num_layers} layers"
+        depth = f"{self.depth.mean():.2f} of {self.num_layers}"
         return [
             ("bytes", f"{n:,}"),
             ("bits per byte", f"{self.bits.mean():.2f}"),
             ("mean surprise", f"{self.surprise.mean():.2f}"),
-            ("pieces", f"{len(self.pieces):,}, {n / len(self.pieces):.1f} bytes each"),
+            ("pieces", f"{len(self.pieces):,}"),
+            ("bytes per piece", f"{n / len(self.pieces):.1f}"),
             ("mean depth", depth if self.routing else f"{depth} (routing is off)"),
         ]
 
