@@ -7,12 +7,12 @@
 namespace ghost {
 void bind_causal_conv1d(nb::module_& m);
 void bind_codebook_matmul(nb::module_& m);
-void bind_dense_matmul(nb::module_& m);
-void bind_selective_scan(nb::module_& m);
 void bind_cross_entropy(nb::module_& m);
+void bind_dense_matmul(nb::module_& m);
 void bind_embedding(nb::module_& m);
 void bind_gelu(nb::module_& m);
 void bind_rms_norm(nb::module_& m);
+void bind_selective_scan(nb::module_& m);
 void bind_skip_gather(nb::module_& m);
 }  // namespace ghost
 
@@ -34,11 +34,11 @@ NB_MODULE(_ext, m) {
 
   ghost::bind_causal_conv1d(m);
   ghost::bind_codebook_matmul(m);
-  ghost::bind_dense_matmul(m);
-  ghost::bind_selective_scan(m);
   ghost::bind_cross_entropy(m);
+  ghost::bind_dense_matmul(m);
   ghost::bind_embedding(m);
   ghost::bind_gelu(m);
   ghost::bind_rms_norm(m);
+  ghost::bind_selective_scan(m);
   ghost::bind_skip_gather(m);
 }

@@ -36,6 +36,7 @@ from ghost_native.nn.fact_store import FactBytes
 from ghost_native.nn.feed_forward import FeedForward
 from ghost_native.nn.linear import CodebookLinear, Linear
 from ghost_native.nn.mamba import Mamba, MambaState
+from ghost_native.nn.norm import RMSNorm
 from ghost_native.nn.router import Route, Router
 from ghost_native.nn.tokenizer import StateSpaceTokenizer, TokenizerState
 
@@ -92,7 +93,7 @@ class GhostLayer(nn.Module):
     def __init__(self, config: GhostConfig, index: int) -> None:
         super().__init__()
         shared: Any = {"mode": config.weights, "num_layers": config.num_layers}
-        self.mamba_norm = nn.RMSNorm(config.dim)
+        self.mamba_norm = RMSNorm(config.dim)
         self.mamba = Mamba(
             config.dim,
             dstate=config.dstate,
@@ -102,9 +103,9 @@ class GhostLayer(nn.Module):
             **shared,
         )
         if index in config.attention_at:
-            self.attention_norm = nn.RMSNorm(config.dim)
+            self.attention_norm = RMSNorm(config.dim)
             self.attention = SparseAttention(config.dim, stride=config.stride, head_dim=config.head_dim, **shared)
-        self.ffn_norm = nn.RMSNorm(config.dim)
+        self.ffn_norm = RMSNorm(config.dim)
         self.ffn = FeedForward(config.dim, config.ffn_mult, **shared)
 
     def init_state(self, batch: int) -> LayerState:
@@ -152,7 +153,7 @@ class Ghost(nn.Module):
         self.memory = FactMemory(
             config.dim, num_reads=len(config.memory_at), max_key=config.max_key, max_value=config.max_value
         )
-        self.norm = nn.RMSNorm(config.dim)
+        self.norm = RMSNorm(config.dim)
         self.head = Linear(config.dim, 256, scale=0.5 * config.dim**-0.5)
         self._facts = FactStore(max_key=config.max_key, max_value=config.max_value)
 

@@ -5,6 +5,7 @@ from ghost_native.nn.fact_memory import FactMemory, FactStore
 from ghost_native.nn.feed_forward import FeedForward
 from ghost_native.nn.linear import CodebookLinear, Linear
 from ghost_native.nn.mamba import Mamba
+from ghost_native.nn.norm import RMSNorm
 from ghost_native.nn.router import Route, Router
 from ghost_native.nn.tokenizer import StateSpaceTokenizer
 
@@ -15,6 +16,7 @@ __all__ = [
     "FeedForward",
     "Linear",
     "Mamba",
+    "RMSNorm",
     "Route",
     "Router",
     "SparseAttention",

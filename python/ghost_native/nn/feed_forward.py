@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 from mlx import nn
 
+from ghost_native import ops
 from ghost_native.nn.linear import CodebookLinear, WeightMode
 
 
@@ -17,5 +18,5 @@ class FeedForward(nn.Module):
         self.down = CodebookLinear(mult * dim, dim, mode=mode, scale=(2 * num_layers * mult * dim) ** -0.5)
 
     def __call__(self, x: mx.array) -> mx.array:
-        down: mx.array = self.down(nn.gelu_approx(self.up(x)))
+        down: mx.array = self.down(ops.gelu(self.up(x)))
         return down

@@ -9,6 +9,7 @@ from mlx import nn
 
 from ghost_native import ops
 from ghost_native.nn.linear import Linear
+from ghost_native.nn.norm import RMSNorm
 
 
 class Route(NamedTuple):
@@ -44,7 +45,7 @@ class Router(nn.Module):
     ) -> None:
         super().__init__()
         self.max_depth, self.min_depth, self.threshold = max_depth, min_depth, threshold
-        self.norm = nn.RMSNorm(dim)
+        self.norm = RMSNorm(dim)
         self.context = mx.random.normal((dim,)) * (0.1 * dim**-0.5)
         # Routes start open: at first nearly every byte goes all the way.
         self.bias = mx.array(2.0)

@@ -10,12 +10,12 @@ from ghost_native.ops.codebook_matmul import (
     codebook_matmul_latent,
     codebook_quantize,
 )
-from ghost_native.ops.dense_matmul import dense_matmul
-from ghost_native.ops.selective_scan import selective_scan, selective_scan_states, selective_state_update
 from ghost_native.ops.cross_entropy import cross_entropy
+from ghost_native.ops.dense_matmul import dense_matmul
 from ghost_native.ops.embedding import embedding
 from ghost_native.ops.gelu import gelu
 from ghost_native.ops.rms_norm import rms_norm
+from ghost_native.ops.selective_scan import selective_scan, selective_scan_states, selective_state_update
 from ghost_native.ops.skip_gather import RoutingPlan, bucketed_capacity, routing_plan, skip_gather, skip_scatter
 
 __all__ = [
@@ -30,8 +30,8 @@ __all__ = [
     "codebook_matmul",
     "codebook_matmul_latent",
     "codebook_quantize",
-    "dense_matmul",
     "cross_entropy",
+    "dense_matmul",
     "embedding",
     "gelu",
     "rms_norm",

@@ -1,0 +1,20 @@
+"""Root-mean-square normalization."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+from mlx import nn
+
+from ghost_native import ops
+
+
+class RMSNorm(nn.Module):
+    """``x / rms(x) * weight`` over the last dimension (Zhang and Sennrich, 2019, arXiv:1910.07467), fused on CPUs."""
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = mx.ones((dim,))
+        self._eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return ops.rms_norm(x, self.weight, self._eps)
