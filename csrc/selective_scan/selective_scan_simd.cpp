@@ -88,6 +88,13 @@ void forward(const ScanSequence<T>& in, const ScanSlice& slice, T* y, float* las
         }
       }
       prepare(in, block, t0, rows, chunk);
+      const bool same_rows = k + 1 < num_blocks(slice);
+      const int64_t next_t0 = same_rows ? t0 : t0 + kScanChunk;
+      const int64_t next = next_t0 * in.dim + (same_rows ? block.channel + kWidth : slice.channel0);
+      const int64_t next_rows = min_of(kScanChunk, in.seqlen - next_t0);
+      prefetch_rows(in.u + next, next_rows, in.dim);
+      prefetch_rows(in.delta + next, next_rows, in.dim);
+      if (in.z) prefetch_rows(in.z + next, next_rows, in.dim);
       const float* A = in.A + (slice.block0 + k) * block_size;
       const float* B = in.B + t0 * in.bc_stride;
       const float* C = in.C + t0 * in.bc_stride;

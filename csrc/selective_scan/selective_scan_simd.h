@@ -103,6 +103,13 @@ static inline void unpack_block(const float* packed, Block block, int dstate, fl
   transpose(packed, kWidth, dstate, block.lanes, to + block.channel * dstate, dstate, 1.0f);
 }
 
+// The rows of a block are far apart, out of reach of hardware prefetchers: those of a block to come are asked
+// for while another is worked on.
+template <class T>
+GHOST_INLINE void prefetch_rows(const T* p, int64_t rows, int64_t dim) {
+  for (int64_t t = 0; t < rows; ++t) __builtin_prefetch(p + t * dim);
+}
+
 // The state before the first row of every block, packed.
 template <class T>
 inline void pack_state(const ScanSequence<T>& in, const ScanSlice& slice, const float* state, float* packed) {
