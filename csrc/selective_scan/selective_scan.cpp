@@ -174,7 +174,13 @@ Arrays SelectiveScan::vjp(const Arrays& primals, const Arrays& cotangents, const
                           const Arrays& outputs) {
   const mx::Stream s = stream();
   Arrays inputs = primals;
-  inputs.push_back(saving_ ? outputs[2] : build(primals, options_, true, s)[2]);
+  if (saving_) {
+    inputs.push_back(outputs[2]);
+  } else if (options_.rows == ScanRowsAs::single) {
+    inputs.push_back(mx::zeros({0, primals[2].shape(1), primals[2].shape(0)}, mx::float32, s));
+  } else {
+    inputs.push_back(build(primals, options_, true, s)[2]);
+  }
   inputs.push_back(dense(cotangents[0], s));
   inputs.push_back(dense(cotangents[1], s));
   const auto gradient = std::make_shared<SelectiveScanGrad>(s, options_);

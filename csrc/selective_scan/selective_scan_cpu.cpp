@@ -2,6 +2,7 @@
 
 #include "common/dispatch.h"
 #include "common/parallel.h"
+#include "common/scratch.h"
 #include "common/sequences.h"
 #include "selective_scan/selective_scan.h"
 #include "selective_scan/selective_scan_kernels.h"
@@ -17,9 +18,9 @@ constexpr int64_t kEnoughTasks = 32;
 constexpr int64_t kSerialWork = 1 << 15;  // state updates that are done sooner than threads wake
 
 // Floats on cache lines, uninitialised: the kernels' vectors never straddle two lines.
-class Scratch {
+class Floats {
  public:
-  explicit Scratch(int64_t n)
+  explicit Floats(int64_t n)
       : storage_(std::make_unique_for_overwrite<char[]>(static_cast<size_t>(n) * sizeof(float) + kLine)) {
     void* p = storage_.get();
     size_t space = static_cast<size_t>(n) * sizeof(float) + kLine;
@@ -113,8 +114,7 @@ struct Plan {
     const auto per_bundle = static_cast<int64_t>(slices.size());
     for_all(static_cast<int64_t>(bundles.size()) * per_bundle, [&](int64_t i) {
       const Slice& slice = slices[static_cast<size_t>(i % per_bundle)];
-      const Scratch scratch(floats(slice.slice));
-      fn(i / per_bundle, slice, scratch.data());
+      fn(i / per_bundle, slice, scratch(Scratch::scan, static_cast<size_t>(floats(slice.slice))));
     });
   }
 
@@ -142,8 +142,8 @@ struct Plan {
             options.softplus};
   }
 
-  Scratch packed_A() const {
-    Scratch packed(num_blocks * dstate * kernels.width);
+  Floats packed_A() const {
+    Floats packed(num_blocks * dstate * kernels.width);
     for_all(static_cast<int64_t>(slices.size()), [&](int64_t i) {
       const ScanSlice& slice = slices[static_cast<size_t>(i)].slice;
       kernels.pack(in[2].data<float>(), slice, static_cast<int>(dstate),
@@ -186,7 +186,7 @@ void forward(const Arrays& inputs, Arrays& outputs, const SelectiveScanOptions& 
                    });
     return;
   }
-  const Scratch A = plan.packed_A();
+  const Floats A = plan.packed_A();
   const auto floats = [&](const ScanSlice& slice) {
     return plan.kernels.forward_scratch(slice, static_cast<int>(plan.dstate));
   };
@@ -238,15 +238,15 @@ void backward(const Arrays& inputs, Arrays& outputs, const SelectiveScanOptions&
   float* dB = outputs[3].data<float>();
   float* dC = outputs[4].data<float>();
 
-  const Scratch A = plan.packed_A();
+  const Floats A = plan.packed_A();
   // Per bundle: dA, dD and ddelta_bias of all blocks, packed.
   const int64_t block_size = (plan.dstate + 2) * width;
   const int64_t bundle_size = plan.num_blocks * block_size;
-  const Scratch partial(static_cast<int64_t>(plan.bundles.size()) * bundle_size);
+  const Floats partial(static_cast<int64_t>(plan.bundles.size()) * bundle_size);
   // Per slice of a group: dB and dC of all rows. One slice writes the results themselves.
-  const bool direct = plan.slices_per_group == 1;
+  const bool direct = plan.slices_per_group <= 1;
   const int64_t bc_size = plan.total * plan.bc_stride;
-  const Scratch bc_partial(direct ? 0 : 2 * plan.slices_per_group * bc_size);
+  const Floats bc_partial(direct ? 0 : 2 * plan.slices_per_group * bc_size);
   float* slice_dB = direct ? dB : bc_partial.data();
   float* slice_dC = direct ? dC : bc_partial.data() + plan.slices_per_group * bc_size;
   const auto floats = [&](const ScanSlice& slice) { return kernels.backward_scratch(slice, dstate); };
@@ -276,7 +276,10 @@ void backward(const Arrays& inputs, Arrays& outputs, const SelectiveScanOptions&
     }
   });
 
-  if (!direct) {
+  if (plan.slices_per_group == 0) {  // no channels
+    std::fill(dB, dB + bc_size, 0.0f);
+    std::fill(dC, dC + bc_size, 0.0f);
+  } else if (!direct) {
     sum_slices(plan, slice_dB, dB);
     sum_slices(plan, slice_dC, dC);
   }

@@ -10,8 +10,6 @@ constexpr int kStates = 16;
 constexpr int kStates = 8;
 #endif
 
-constexpr int64_t kRow = kWidth;  // one block's row in the chunk buffers
-
 void pack(const float* A, const ScanSlice& slice, int dstate, float* packed) {
   for (int64_t k = 0; k < num_blocks(slice); ++k) {
     pack_block(A, block_of(slice, k), dstate, packed + k * dstate * kWidth, kLog2e);
@@ -24,15 +22,16 @@ void unpack(const float* packed, const ScanSlice& slice, int dstate, float* dA) 
   }
 }
 
-// A chunk of one block: what the recurrence needs of every row, and the sum over states so far.
-struct Chunk {
-  float delta[kScanChunk * kRow];
-  float delta_u[kScanChunk * kRow];
-  float y[kScanChunk * kRow];
+// A row of one block: what the recurrence needs of it, and the sum over states so far. Interleaved, so that
+// no two buffers are a multiple of 4 KiB apart.
+struct alignas(64) Row {
+  float delta[kWidth];
+  float delta_u[kWidth];
+  float y[kWidth];
 };
 
 template <class T>
-GHOST_INLINE void prepare(const ScanSequence<T>& in, Block block, int64_t t0, int64_t rows, Chunk& chunk) {
+GHOST_INLINE void prepare(const ScanSequence<T>& in, Block block, int64_t t0, int64_t rows, Row* chunk) {
   const F32 D = load_optional(in.D ? in.D + block.channel : nullptr, block.lanes);
   const F32 bias = load_optional(in.delta_bias ? in.delta_bias + block.channel : nullptr, block.lanes);
   for (int64_t t = 0; t < rows; ++t) {
@@ -40,28 +39,28 @@ GHOST_INLINE void prepare(const ScanSequence<T>& in, Block block, int64_t t0, in
     const F32 u = load_lanes(in.u + at, block.lanes);
     F32 delta = load_lanes(in.delta + at, block.lanes) + bias;
     if (in.softplus) delta = softplus(delta);
-    store(chunk.delta + t * kRow, delta);
-    store(chunk.delta_u + t * kRow, delta * u);
-    store(chunk.y + t * kRow, D * u);
+    store(chunk[t].delta, delta);
+    store(chunk[t].delta_u, delta * u);
+    store(chunk[t].y, D * u);
   }
 }
 
 // N states of one block over `rows` rows: h = a h + delta u B, y += C h.
 template <int N>
 GHOST_INLINE void recur(const float* A, float* state, const float* B, const float* C, int64_t bc_stride,
-                        int64_t rows, Chunk& chunk) {
+                        int64_t rows, Row* chunk) {
   F32 h[N];
   for (int n = 0; n < N; ++n) h[n] = load(state + n * kWidth);
   for (int64_t t = 0; t < rows; ++t) {
-    const F32 delta = load(chunk.delta + t * kRow);
-    const F32 delta_u = load(chunk.delta_u + t * kRow);
-    F32 y[2] = {load(chunk.y + t * kRow), splat(0.0f)};
+    const F32 delta = load(chunk[t].delta);
+    const F32 delta_u = load(chunk[t].delta_u);
+    F32 y[2] = {load(chunk[t].y), splat(0.0f)};
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
       h[n] = fma(exp2(delta * load(A + n * kWidth)), h[n], delta_u * splat(B[n]));
       y[n % 2] = fma(h[n], splat(C[n]), y[n % 2]);
     }
-    store(chunk.y + t * kRow, y[0] + y[1]);
+    store(chunk[t].y, y[0] + y[1]);
     B += bc_stride;
     C += bc_stride;
   }
@@ -75,7 +74,7 @@ void forward(const ScanSequence<T>& in, const ScanSlice& slice, T* y, float* las
              float* scratch) {
   const int64_t block_size = static_cast<int64_t>(in.dstate) * kWidth;
   pack_state(in, slice, in.state, scratch);
-  Chunk chunk;
+  Row chunk[kScanChunk];
   for (int64_t t0 = 0; t0 < in.seqlen; t0 += kScanChunk) {
     const int64_t rows = min_of(kScanChunk, in.seqlen - t0);
     for (int64_t k = 0; k < num_blocks(slice); ++k) {
@@ -88,6 +87,13 @@ void forward(const ScanSequence<T>& in, const ScanSlice& slice, T* y, float* las
         }
       }
       prepare(in, block, t0, rows, chunk);
+      const bool same_rows = k + 1 < num_blocks(slice);
+      const int64_t next_t0 = same_rows ? t0 : t0 + kScanChunk;
+      const int64_t next = next_t0 * in.dim + (same_rows ? block.channel + kWidth : slice.channel0);
+      const int64_t next_rows = min_of(kScanChunk, in.seqlen - next_t0);
+      prefetch_rows(in.u + next, next_rows, in.dim);
+      prefetch_rows(in.delta + next, next_rows, in.dim);
+      if (in.z) prefetch_rows(in.z + next, next_rows, in.dim);
       const float* A = in.A + (slice.block0 + k) * block_size;
       const float* B = in.B + t0 * in.bc_stride;
       const float* C = in.C + t0 * in.bc_stride;
@@ -96,7 +102,7 @@ void forward(const ScanSequence<T>& in, const ScanSlice& slice, T* y, float* las
       });
       for (int64_t t = 0; t < rows; ++t) {
         const int64_t at = (t0 + t) * in.dim + block.channel;
-        F32 v = load(chunk.y + t * kRow);
+        F32 v = load(chunk[t].y);
         if (in.z) v = v * silu(load_lanes(in.z + at, block.lanes));
         store_lanes(y + at, v, block.lanes);
       }
@@ -116,23 +122,23 @@ void step(const ScanSequence<T>& in, const ScanSlice& slice, T* y, float* last_s
     F32 delta = load_lanes(in.delta + c0, block.lanes) +
                 load_optional(in.delta_bias ? in.delta_bias + c0 : nullptr, block.lanes);
     if (in.softplus) delta = softplus(delta);
-    float rate[kWidth], delta_u[kWidth], sums[kWidth] = {};
+    float rate[kWidth], delta_u[kWidth];
     store(rate, delta * splat(kLog2e));
     store(delta_u, delta * u);
+    F32 totals[kWidth];
+    for (int c = 0; c < kWidth; ++c) totals[c] = splat(0.0f);
     for (int c = 0; c < block.lanes; ++c) {
       const int64_t row = (c0 + c) * in.dstate;
-      F32 total = splat(0.0f);
       for (int n = 0; n < in.dstate; n += kWidth) {
         const int count = min_of(kWidth, in.dstate - n);
         const F32 decay = exp2(splat(rate[c]) * load_lanes(in.A + row + n, count));
         const F32 before = load_optional(in.state ? in.state + row + n : nullptr, count);
         const F32 h = fma(decay, before, splat(delta_u[c]) * load_lanes(in.B + n, count));
         store_lanes(last_state + row + n, h, count);
-        total = fma(h, load_lanes(in.C + n, count), total);
+        totals[c] = fma(h, load_lanes(in.C + n, count), totals[c]);
       }
-      sums[c] = sum(total);
     }
-    F32 v = fma(load_optional(in.D ? in.D + c0 : nullptr, block.lanes), u, load(sums));
+    F32 v = fma(load_optional(in.D ? in.D + c0 : nullptr, block.lanes), u, sum_each(totals));
     if (in.z) v = v * silu(load_lanes(in.z + c0, block.lanes));
     store_lanes(y + c0, v, block.lanes);
   }

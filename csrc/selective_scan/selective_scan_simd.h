@@ -103,6 +103,13 @@ static inline void unpack_block(const float* packed, Block block, int dstate, fl
   transpose(packed, kWidth, dstate, block.lanes, to + block.channel * dstate, dstate, 1.0f);
 }
 
+// The rows of a block are far apart, out of reach of hardware prefetchers: those of a block to come are asked
+// for while another is worked on.
+template <class T>
+GHOST_INLINE void prefetch_rows(const T* p, int64_t rows, int64_t dim) {
+  for (int64_t t = 0; t < rows; ++t) __builtin_prefetch(p + t * dim);
+}
+
 // The state before the first row of every block, packed.
 template <class T>
 inline void pack_state(const ScanSequence<T>& in, const ScanSlice& slice, const float* state, float* packed) {
@@ -133,6 +140,42 @@ GHOST_INLINE void for_state_blocks(int dstate, Body&& body) {
   }
   if (n < dstate) body.template operator()<1>(n);
 }
+
+// The sums over lanes of kWidth vectors, in order, one per lane of the result: a tree of pairwise folds, each
+// halving the partial sums of two vectors and packing them into one.
+#if defined(__AVX512F__)
+GHOST_INLINE F32 sum_each(const F32* v) {
+  F32 quarters[4];
+  for (int e = 0; e < 4; ++e) {
+    const F32 a = _mm512_shuffle_f32x4(v[e], v[4 + e], 0x44) + _mm512_shuffle_f32x4(v[e], v[4 + e], 0xee);
+    const F32 b =
+        _mm512_shuffle_f32x4(v[8 + e], v[12 + e], 0x44) + _mm512_shuffle_f32x4(v[8 + e], v[12 + e], 0xee);
+    quarters[e] = _mm512_shuffle_f32x4(a, b, 0x88) + _mm512_shuffle_f32x4(a, b, 0xdd);
+  }
+  F32 pairs[2];
+  for (int e = 0; e < 2; ++e) {
+    const __m512d a = _mm512_castps_pd(quarters[2 * e]), b = _mm512_castps_pd(quarters[2 * e + 1]);
+    pairs[e] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b)) + _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+  }
+  return _mm512_shuffle_ps(pairs[0], pairs[1], 0x88) + _mm512_shuffle_ps(pairs[0], pairs[1], 0xdd);
+}
+#elif defined(__AVX2__)
+GHOST_INLINE F32 sum_each(const F32* v) {
+  F32 halves[4];
+  for (int e = 0; e < 4; ++e) {
+    halves[e] = _mm256_permute2f128_ps(v[e], v[4 + e], 0x20) + _mm256_permute2f128_ps(v[e], v[4 + e], 0x31);
+  }
+  return _mm256_hadd_ps(_mm256_hadd_ps(halves[0], halves[1]), _mm256_hadd_ps(halves[2], halves[3]));
+}
+#else
+GHOST_INLINE F32 sum_each(const F32* v) {
+  const F32 a =
+      __builtin_shufflevector(v[0], v[1], 0, 1, 4, 5) + __builtin_shufflevector(v[0], v[1], 2, 3, 6, 7);
+  const F32 b =
+      __builtin_shufflevector(v[2], v[3], 0, 1, 4, 5) + __builtin_shufflevector(v[2], v[3], 2, 3, 6, 7);
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+}
+#endif
 
 template <class T>
 struct ScanBackward {

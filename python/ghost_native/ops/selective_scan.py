@@ -135,9 +135,10 @@ def selective_state_update(
     Raises:
         ValueError: on a wrong shape or dtype.
     """
-    return _ext.selective_state_update(
+    y, state = _ext.selective_state_update(
         state, u, delta, A, B, C, D, z, delta_bias=delta_bias, delta_softplus=delta_softplus, stream=stream
     )
+    return y, state
 
 
 @overload

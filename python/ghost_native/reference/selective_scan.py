@@ -83,7 +83,8 @@ class _Operands:
         return h
 
     def ungated(self, h: Float) -> Float:
-        return (h * self.C).sum(-1) + self.D * self.u
+        y: Float = (h * self.C).sum(-1) + self.D * self.u
+        return y
 
     def inside(self) -> npt.NDArray[np.bool_]:
         mask = np.zeros(len(self.u), bool)
@@ -94,7 +95,8 @@ class _Operands:
     def reduce_groups(self, x: Float) -> Float:
         total, dim, dstate = x.shape
         grouped = x.reshape(total, self.ngroups, dim // self.ngroups, dstate).sum(2)
-        return grouped.reshape(self.bc_shape)
+        reduced: Float = grouped.reshape(self.bc_shape)
+        return reduced
 
 
 def selective_scan_ref(
@@ -121,7 +123,7 @@ def selective_scan_ref(
     for b, (begin, end) in enumerate(x.spans):
         if end > begin:
             last[b] = h[end - 1]
-    return (y * x.inside()).reshape(x.shape), last, h.reshape(*x.shape, -1)
+    return (y * x.inside()).reshape(x.shape), last, h.reshape(*x.shape, x.A.shape[1])
 
 
 def selective_scan_vjp_ref(
