@@ -6,12 +6,11 @@
 
 namespace ghost {
 void bind_causal_conv1d(nb::module_& m);
+void bind_codebook_matmul(nb::module_& m);
+void bind_dense_matmul(nb::module_& m);
 void bind_skip_gather(nb::module_& m);
 void bind_selective_scan(nb::module_& m);
 }  // namespace ghost
-void bind_codebook_matmul(nb::module_& m);
-void bind_dense_matmul(nb::module_& m);
-}
 
 NB_MODULE(_ext, m) {
   m.doc() = "Native operators of ghost_native. Use the documented functions of ghost_native.ops.";
@@ -30,8 +29,8 @@ NB_MODULE(_ext, m) {
   m.def("set_force_composed", &ghost::set_force_composed, "on"_a);
 
   ghost::bind_causal_conv1d(m);
-  ghost::bind_skip_gather(m);
-  ghost::bind_selective_scan(m);
   ghost::bind_codebook_matmul(m);
   ghost::bind_dense_matmul(m);
+  ghost::bind_skip_gather(m);
+  ghost::bind_selective_scan(m);
 }

@@ -15,36 +15,14 @@ from ghost_native.ops import *  # noqa: F403
 
 if TYPE_CHECKING:
     from ghost_native.models import Ghost, GhostConfig, GhostV6
-from ghost_native.ops import (
-    bucket_sum,
-    causal_conv1d,
-    causal_conv1d_update,
-    codebook_assign,
-    codebook_dequantize,
-    codebook_from_affine,
-    codebook_matmul,
-    codebook_matmul_latent,
-    codebook_quantize,
-    dense_matmul,
-)
 
 __all__ = [
     "Ghost",
     "GhostConfig",
     "GhostV6",
     "__version__",
-    "bucket_sum",
-    "causal_conv1d",
-    "causal_conv1d_update",
-    "codebook_assign",
-    "codebook_dequantize",
-    "codebook_from_affine",
-    "codebook_matmul",
-    "codebook_matmul_latent",
-    "codebook_quantize",
     "composed_form",
     "cpu_features",
-    "dense_matmul",
     "num_threads",
     "ops",
     "set_num_threads",

@@ -1,20 +1,6 @@
 """The operators: custom MLX primitives with CPU SIMD kernels, differentiable and usable in any MLX project."""
 
 from ghost_native.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
-from ghost_native.ops.selective_scan import selective_scan, selective_scan_states, selective_state_update
-from ghost_native.ops.skip_gather import RoutingPlan, bucketed_capacity, routing_plan, skip_gather, skip_scatter
-
-__all__ = [
-    "RoutingPlan",
-    "bucketed_capacity",
-    "causal_conv1d",
-    "causal_conv1d_update",
-    "routing_plan",
-    "selective_scan",
-    "selective_scan_states",
-    "selective_state_update",
-    "skip_gather",
-    "skip_scatter",
 from ghost_native.ops.codebook_matmul import (
     bucket_sum,
     codebook_assign,
@@ -25,9 +11,13 @@ from ghost_native.ops.codebook_matmul import (
     codebook_quantize,
 )
 from ghost_native.ops.dense_matmul import dense_matmul
+from ghost_native.ops.selective_scan import selective_scan, selective_scan_states, selective_state_update
+from ghost_native.ops.skip_gather import RoutingPlan, bucketed_capacity, routing_plan, skip_gather, skip_scatter
 
 __all__ = [
+    "RoutingPlan",
     "bucket_sum",
+    "bucketed_capacity",
     "causal_conv1d",
     "causal_conv1d_update",
     "codebook_assign",
@@ -37,4 +27,10 @@ __all__ = [
     "codebook_matmul_latent",
     "codebook_quantize",
     "dense_matmul",
+    "routing_plan",
+    "selective_scan",
+    "selective_scan_states",
+    "selective_state_update",
+    "skip_gather",
+    "skip_scatter",
 ]
