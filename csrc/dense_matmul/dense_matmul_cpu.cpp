@@ -5,13 +5,6 @@
 namespace ghost {
 namespace {
 
-// Rows of a (..., columns) array.
-int64_t rows_of(const mx::array& x) {
-  int64_t rows = 1;
-  for (int i = 0; i + 1 < static_cast<int>(x.ndim()); ++i) rows *= x.shape(i);
-  return rows;
-}
-
 GemmOperand operand(const mx::array& x, int64_t rows, int64_t columns, bool over_rows) {
   GemmOperand result;
   dispatch_dtype(x.dtype(), [&]<class T>() {
@@ -24,8 +17,8 @@ GemmOperand operand(const mx::array& x, int64_t rows, int64_t columns, bool over
 
 void DenseMatmul::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   dispatch_cpu(stream(), inputs, outputs, [form = form_](const Arrays& in, Arrays& out) {
-    const int64_t left_rows = rows_of(in[0]);
-    const int64_t right_rows = rows_of(in[1]);
+    const int64_t left_rows = leading_size(in[0]);
+    const int64_t right_rows = leading_size(in[1]);
     const GemmOperand a = operand(in[0], left_rows, in[0].shape(-1), form == DenseForm::TN);
     const GemmOperand b = operand(in[1], right_rows, in[1].shape(-1), form != DenseForm::NT);
     const int64_t depth = form == DenseForm::TN ? left_rows : in[0].shape(-1);
