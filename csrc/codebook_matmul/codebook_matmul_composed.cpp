@@ -19,11 +19,8 @@ mx::array grouped(const mx::array& w, int groups, mx::Stream s) {
   return mx::unflatten(w, -1, {groups, w.shape(-1) / groups}, s);
 }
 
-// Level c of every codebook, to broadcast with (N, groups, K / groups).
-mx::array level(const mx::array& codebook, int c, mx::Stream s) {
-  const auto last = static_cast<int>(codebook.ndim()) - 1;
-  return mx::take(codebook, mx::array({c}, mx::int32), last, s);
-}
+// The four levels of every codebook, each to broadcast with (N, groups, K / groups).
+Arrays levels_of(const mx::array& codebook, mx::Stream s) { return mx::split(codebook, 4, -1, s); }
 
 mx::array as_rows(const mx::array& x, mx::Stream s) {
   return x.ndim() == 1 ? mx::expand_dims(x, 0, s) : mx::flatten(x, 0, -2, s);
@@ -65,8 +62,9 @@ mx::array decode(const mx::array& codes, const mx::array& codebook, mx::Stream s
                          s);
   };
   const auto low = bit(1);
-  const auto upper = mx::where(low, level(codebook, 3, s), level(codebook, 2, s), s);
-  const auto lower = mx::where(low, level(codebook, 1, s), level(codebook, 0, s), s);
+  const Arrays levels = levels_of(codebook, s);
+  const auto upper = mx::where(low, levels[3], levels[2], s);
+  const auto lower = mx::where(low, levels[1], levels[0], s);
   return mx::flatten(mx::where(bit(2), upper, lower, s), -2, -1, s);
 }
 
@@ -124,12 +122,13 @@ ComposedForm latent_gradient(CodebookMatmulLatentGrad::Wanted wanted, mx::Stream
 ComposedForm assign(mx::Stream s) {
   return [s](const Arrays& in) -> Arrays {
     const auto w = grouped(in[0], groups_of(in[1]), s);
-    auto best = mx::abs(mx::subtract(w, level(in[1], 0, s), s), s);
+    const Arrays levels = levels_of(in[1], s);
+    auto best = mx::abs(mx::subtract(w, levels[0], s), s);
     auto index = mx::zeros_like(mx::astype(w, mx::uint32, s), s);
-    for (int c = 1; c < 4; ++c) {
-      const auto distance = mx::abs(mx::subtract(w, level(in[1], c, s), s), s);
+    for (uint32_t c = 1; c < 4; ++c) {
+      const auto distance = mx::abs(mx::subtract(w, levels[c], s), s);
       const auto nearer = mx::less(distance, best, s);
-      index = mx::where(nearer, mx::array(static_cast<uint32_t>(c), mx::uint32), index, s);
+      index = mx::where(nearer, mx::array(c, mx::uint32), index, s);
       best = mx::where(nearer, distance, best, s);
     }
     const auto runs = mx::unflatten(mx::flatten(index, -2, -1, s), -1, {in[0].shape(-1) / 16, 16}, s);

@@ -3,18 +3,13 @@
 
 #include "codebook_matmul/codebook_matmul.h"
 #include "codebook_matmul/codebook_matmul_kernels.h"
+#include "codebook_matmul/codebook_matmul_product.h"
 #include "common/dispatch.h"
 #include "common/gemm.h"
 #include "common/parallel.h"
 
 namespace ghost {
 namespace {
-
-int64_t rows_of(const mx::array& x) {
-  int64_t rows = 1;
-  for (int i = 0; i + 1 < static_cast<int>(x.ndim()); ++i) rows *= x.shape(i);
-  return rows;
-}
 
 int64_t groups_of(const mx::array& codebook) { return codebook.ndim() == 1 ? 1 : codebook.shape(1); }
 
@@ -27,13 +22,6 @@ CodedMatrix coded(const mx::array& codes, const mx::array& codebook) {
           columns,
           codebook.ndim() == 1 ? 0 : 4 * groups,
           std::max<int64_t>(columns / groups, 1)};
-}
-
-template <class T>
-void multiply(const mx::array& x, const CodedMatrix& w, bool transpose, mx::array& y) {
-  const int64_t depth = transpose ? w.columns : w.rows;
-  const GemmOperand a = sum_columns(in_ptr<T>(x), rows_of(x), depth);
-  gemm(a, transpose ? sum_columns(w) : sum_rows(w), depth, out_ptr<T>(y));
 }
 
 // Bucket sums of the tiles of a (rows, columns) gradient. Each tile adds to slots of its own; a slot is a
@@ -86,7 +74,7 @@ class BucketSums {
 // the codebook's unless that is null.
 void weight_gradients(const mx::array& left, const mx::array& right, const CodedMatrix& w, float* dweight,
                       mx::array* dcodebook) {
-  const int64_t depth = rows_of(left);
+  const int64_t depth = leading_size(left);
   GemmOperand a;
   GemmOperand b;
   dispatch_dtype(left.dtype(), [&]<class T>() { a = sum_rows(in_ptr<T>(left), depth, w.rows); });
@@ -118,10 +106,10 @@ void assign(const float* values, const CodedMatrix& w, uint32_t* codes) {
 }  // namespace
 
 void CodebookMatmul::eval_cpu(const Arrays& inputs, Arrays& outputs) {
-  dispatch_cpu(stream(), inputs, outputs, [transpose = transpose_](const Arrays& in, Arrays& out) {
-    const CodedMatrix w = coded(in[1], in[2]);
-    dispatch_dtype(in[0].dtype(), [&]<class T>() { multiply<T>(in[0], w, transpose, out[0]); });
-  });
+  dispatch_cpu(stream(), inputs, outputs,
+               [transpose = transpose_, activation = activation_](const Arrays& in, Arrays& out) {
+                 multiply_codes(in[0], coded(in[1], in[2]), transpose, activation, out[0]);
+               });
 }
 
 void CodebookGrad::eval_cpu(const Arrays& inputs, Arrays& outputs) {
@@ -132,8 +120,7 @@ void CodebookGrad::eval_cpu(const Arrays& inputs, Arrays& outputs) {
 
 void CodebookMatmulLatent::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   dispatch_cpu(stream(), inputs, outputs, [](const Arrays& in, Arrays& out) {
-    const CodedMatrix w = coded(in[3], in[2]);
-    dispatch_dtype(in[0].dtype(), [&]<class T>() { multiply<T>(in[0], w, true, out[0]); });
+    multiply_codes(in[0], coded(in[3], in[2]), true, Activation::float32, out[0]);
   });
 }
 
@@ -144,7 +131,7 @@ void CodebookMatmulLatentGrad::eval_cpu(const Arrays& inputs, Arrays& outputs) {
     if (wanted.x) {
       const GemmOperand b = sum_rows(w);
       dispatch_dtype(in[3].dtype(), [&]<class T>() {
-        const GemmOperand a = sum_columns(in_ptr<T>(in[3]), rows_of(in[3]), w.rows);
+        const GemmOperand a = sum_columns(in_ptr<T>(in[3]), leading_size(in[3]), w.rows);
         gemm(a, b, w.rows, out_ptr<T>(out[next]));
       });
       ++next;

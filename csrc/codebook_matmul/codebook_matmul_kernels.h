@@ -7,13 +7,46 @@
 
 namespace ghost {
 
+// Activations as a dot kernel takes them. A block is as many codes as fit in a vector of words (lane i holds
+// word i); its activations are stored in the order in which shifting that vector brings up their codes. Rows
+// are padded with zeros to whole blocks.
+struct PreparedRows {
+  const void* data;     // float, bfloat16 or int8
+  int64_t stride;       // elements between rows
+  int64_t count;        // rows
+  const float* steps;   // int8: value of one step, per row
+  const int32_t* sums;  // int8: sum of a row's integers
+};
+
+// y[m * ldy + n] = sum_k x[m, k] W[n, k] for rows n0 <= n < n1.
+using CodebookDot = void (*)(const CodedMatrix& w, const PreparedRows& x, int64_t n0, int64_t n1, float* y,
+                             int64_t ldy);
+
+struct CodebookDotKernels {
+  int block;  // codes in a vector of words
+  void (*prepare)(const float* x, int64_t columns, float* prepared);
+  CodebookDot dot;
+  // y[m * ldy + k] = sum_n x[m * w.rows + n] W[n, k] for the columns k of one block and m < count.
+  void (*accumulate)(const CodedMatrix& w, const float* x, int count, int64_t block, float* y, int64_t ldy);
+};
+GHOST_DECLARE_KERNELS(CodebookDotKernels, codebook_dot_table, codebook_dot_kernels)
+
+// Reduced precision, for codebooks that whole rows share; all null where there are no instructions for it.
+struct CodebookReducedKernels {
+  void (*prepare_bfloat16)(const float* x, int64_t columns, uint16_t* prepared);
+  CodebookDot dot_bfloat16;
+  // Rounds to multiples of `step` and returns the sum of the integers.
+  int32_t (*prepare_int8)(const float* x, float step, int64_t columns, int8_t* prepared);
+  CodebookDot dot_int8;
+};
+GHOST_DECLARE_KERNELS(CodebookReducedKernels, codebook_reduced_table, codebook_reduced_kernels)
+
 struct CodebookKernels {
   // Adds values[k] to sums[code of k] for `words` words of codes.
   void (*bucket_sum)(const uint32_t* codes, const float* values, int64_t words, float* sums);
   // Codes of the nearest of four levels: 16 values a word.
   void (*assign)(const float* values, const float* levels, int64_t words, uint32_t* codes);
 };
-
 GHOST_DECLARE_KERNELS(CodebookKernels, codebook_table, codebook_kernels)
 
 }  // namespace ghost

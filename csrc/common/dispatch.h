@@ -27,4 +27,11 @@ T* out_ptr(mlx::core::array& x) {
   return reinterpret_cast<T*>(x.data<char>());
 }
 
+// How many rows a (..., columns) operand has.
+inline int64_t leading_size(const mlx::core::array& x) {
+  int64_t rows = 1;
+  for (int i = 0; i + 1 < static_cast<int>(x.ndim()); ++i) rows *= x.shape(i);
+  return rows;
+}
+
 }  // namespace ghost

@@ -16,6 +16,7 @@ constexpr int64_t kPackedB = 1 << 20;
 constexpr int64_t kTileRows = 256;  // rows of A a task keeps in the second-level cache
 constexpr int64_t kTileColumns = 256;
 constexpr int64_t kTilesWanted = 16;        // enough to share out evenly
+constexpr int64_t kPackDepths = 16;         // depths of all panels packed together
 constexpr int64_t kPackElements = 1 << 15;  // elements packed by one task
 constexpr double kParallelWork = 6e6;  // multiply-adds below which waking a thread costs more than it gains
 
@@ -46,9 +47,14 @@ struct Panels {
   int64_t size(int64_t p) const { return std::min(stride, outer - p * stride); }
   int64_t width(int64_t p) const { return vector ? std::min(stride, round_up(size(p), vector)) : stride; }
   const float* at(int64_t p, int64_t k) const { return packed + p * stride * depth + k * width(p); }
-  void pack(int64_t p) const {
+  // True where memory runs along the outer index: then it is read in order by packing all panels for a few
+  // depths at a time.
+  bool along_outer() const {
+    return operand.type == GemmOperand::Type::codes ? operand.outer_is_columns : operand.depth_stride != 1;
+  }
+  void pack(int64_t p, int64_t from, int64_t to) const {
     gemm_kernels().pack(operand, first + p * stride, static_cast<int>(size(p)), static_cast<int>(width(p)),
-                        k0, k0 + depth, packed + p * stride * depth);
+                        k0 + from, k0 + to, packed + p * stride * depth + from * width(p));
   }
 };
 
@@ -122,7 +128,7 @@ void multiply_round(const Round& round, bool parallel, const GemmEpilogue& epilo
   run(tiling.rows * tiling.columns, parallel, [&](int64_t i) { multiply_tile(round, tiling, i, epilogue); });
 }
 
-// Packs the panels of up to two operands.
+// Packs up to two operands, in shares of whole panels or of depths [begin, end) of all panels.
 void pack(std::initializer_list<const Panels*> operands, bool parallel) {
   struct Share {
     const Panels* panels;
@@ -131,14 +137,21 @@ void pack(std::initializer_list<const Panels*> operands, bool parallel) {
   };
   std::vector<Share> shares;
   for (const Panels* panels : operands) {
-    const int64_t each = std::max<int64_t>(1, kPackElements / (panels->stride * panels->depth));
-    for (int64_t p = 0; p < panels->count(); p += each) {
-      shares.push_back({panels, p, std::min(p + each, panels->count())});
-    }
+    const bool by_depth = panels->along_outer();
+    const int64_t total = by_depth ? panels->depth : panels->count();
+    const int64_t elements = by_depth ? panels->outer : panels->stride * panels->depth;
+    const int64_t each = std::max<int64_t>(1, kPackElements / elements);
+    for (int64_t i = 0; i < total; i += each) shares.push_back({panels, i, std::min(i + each, total)});
   }
   run(static_cast<int64_t>(shares.size()), parallel, [&](int64_t i) {
-    const Share& share = shares[static_cast<size_t>(i)];
-    for (int64_t p = share.begin; p < share.end; ++p) share.panels->pack(p);
+    const auto& [panels, begin, end] = shares[static_cast<size_t>(i)];
+    if (!panels->along_outer()) {
+      for (int64_t p = begin; p < end; ++p) panels->pack(p, 0, panels->depth);
+      return;
+    }
+    for (int64_t k = begin; k < end; k += kPackDepths) {
+      for (int64_t p = 0; p < panels->count(); ++p) panels->pack(p, k, std::min(k + kPackDepths, end));
+    }
   });
 }
 
@@ -207,5 +220,8 @@ void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, bfloat16* c
 void convert(const float* from, float* to, int64_t n) { std::copy(from, from + n, to); }
 void convert(const float* from, float16* to, int64_t n) { gemm_kernels().to_f16(from, to, n); }
 void convert(const float* from, bfloat16* to, int64_t n) { gemm_kernels().to_bf16(from, to, n); }
+
+void convert(const float16* from, float* to, int64_t n) { gemm_kernels().from_f16(from, to, n); }
+void convert(const bfloat16* from, float* to, int64_t n) { gemm_kernels().from_bf16(from, to, n); }
 
 }  // namespace ghost

@@ -39,6 +39,8 @@ void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, bfloat16* c
 void convert(const float* from, float* to, int64_t n);
 void convert(const float* from, float16* to, int64_t n);
 void convert(const float* from, bfloat16* to, int64_t n);
+void convert(const float16* from, float* to, int64_t n);
+void convert(const bfloat16* from, float* to, int64_t n);
 
 template <class T>
 constexpr GemmOperand::Type gemm_type() {

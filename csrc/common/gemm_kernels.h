@@ -34,6 +34,8 @@ struct GemmKernels {
                float* panel);
   void (*to_f16)(const float* from, float16* to, int64_t n);
   void (*to_bf16)(const float* from, bfloat16* to, int64_t n);
+  void (*from_f16)(const float16* from, float* to, int64_t n);
+  void (*from_bf16)(const bfloat16* from, float* to, int64_t n);
 };
 
 GHOST_DECLARE_KERNELS(GemmKernels, gemm_table, gemm_kernels)

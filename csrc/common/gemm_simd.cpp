@@ -226,14 +226,22 @@ void pack(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k
 }
 
 template <class T>
-void convert(const float* from, T* to, int64_t n) {
+void narrow(const float* from, T* to, int64_t n) {
   int64_t i = 0;
   for (; i + kWidth <= n; i += kWidth) store(to + i, load(from + i));
   for (; i < n; ++i) store1(to + i, from[i]);
 }
 
+template <class T>
+void widen(const T* from, float* to, int64_t n) {
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) store(to + i, load(from + i));
+  for (; i < n; ++i) to[i] = load1(from + i);
+}
+
 }  // namespace
 
-extern const GemmKernels gemm_table{kRows, kWidth, micro_kernels, pack, convert<float16>, convert<bfloat16>};
+extern const GemmKernels gemm_table{kRows,           kWidth,           micro_kernels,  pack,
+                                    narrow<float16>, narrow<bfloat16>, widen<float16>, widen<bfloat16>};
 
 }  // namespace ghost::GHOST_ISA

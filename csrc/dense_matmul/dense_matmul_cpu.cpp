@@ -15,8 +15,7 @@ struct Matrices {
 
 Matrices matrices_of(const mx::array& x, bool batched) {
   const int64_t columns = x.shape(-1);
-  int64_t rows = 1;
-  for (int i = 0; i + 1 < static_cast<int>(x.ndim()); ++i) rows *= x.shape(i);
+  const int64_t rows = leading_size(x);
   if (!batched) return {1, rows, columns};
   const int64_t each = x.shape(-2);
   return {each ? rows / each : 0, each, columns};

@@ -37,6 +37,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a .safetensors file of ghost-native")
     parser.add_argument("text", nargs="?", metavar="TEXT", help="the text; - reads stdin")
     parser.add_argument("--file", type=Path, metavar="FILE", help="inspect the bytes of this file; - is stdin")
+    parser.add_argument("--color-by", choices=("surprise", "bits"), default="surprise",
+                        help="surprise of the router's cheap predictor, or bits the whole model needs (default surprise)")  # fmt: skip
     parser.add_argument("--max-bytes", type=number(int, 1), default=4096, metavar="N",
                         help="inspect the first N bytes (default 4096)")  # fmt: skip
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page; light and dark, nothing external")
@@ -54,16 +56,16 @@ def run(args: Arguments) -> int:
     if len(data) > args.max_bytes:
         terminal.remark(f"the first {args.max_bytes} of {len(data)} bytes; --max-bytes shows more")
     found = inspection.inspect_bytes(model, data[: args.max_bytes])
-    _print(found)
+    _print(found, args.color_by)
     if args.html is not None:
         from ghost_native.cli.inspect_html import page
 
-        args.html.write_text(page(found, args.checkpoint.name), encoding="utf-8")
+        args.html.write_text(page(found, args.checkpoint.name, args.color_by), encoding="utf-8")
         terminal.remark(f"wrote {args.html}")
     if args.svg is not None:
         from ghost_native.cli.inspect_svg import picture
 
-        args.svg.write_text(picture(found), encoding="utf-8")
+        args.svg.write_text(picture(found, args.color_by), encoding="utf-8")
         terminal.remark(f"wrote {args.svg}")
     return 0
 
@@ -87,8 +89,8 @@ def heat(value: float) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _print(found: Inspection) -> None:
-    """Four rows for each line of text: the text, surprise, depth, boundaries."""
+def _print(found: Inspection, by: str) -> None:
+    """Four rows for each line of text: the text, surprise, depth, pieces."""
     from ghost_native.cli.inspection import byte_labels
 
     console = terminal.out()
@@ -99,28 +101,28 @@ def _print(found: Inspection) -> None:
     for i, label in enumerate(labels):
         cells = max(1, cell_len(label))
         if used + cells > width:
-            _print_line(found, labels, line)
+            _print_line(found, by, labels, line)
             line, used = [], 0
         line.append(i)
         used += cells
         if found.data[i] == 10:
-            _print_line(found, labels, line)
+            _print_line(found, by, labels, line)
             line, used = [], 0
     if line:
-        _print_line(found, labels, line)
+        _print_line(found, by, labels, line)
     terminal.rows(list(found.facts()))
 
 
-def _print_line(found: Inspection, labels: list[str], line: list[int]) -> None:
-    rows = [Text(f"{name:<{NAME_WIDTH}}", "dim") for name in ("text", "surprise", "depth", "piece")]
-    begins = found.starts
+def _print_line(found: Inspection, by: str, labels: list[str], line: list[int]) -> None:
+    rows = [Text.assemble((f"{name:<{NAME_WIDTH}}", "dim")) for name in ("text", by, "depth", "piece")]
+    begins, values = found.starts, found.heat(by)
     for i in line:
         label = labels[i] or "\u00b7"
         pad = " " * (max(1, cell_len(label)) - 1)
-        red, green, blue = heat(float(found.surprise[i]))
+        red, green, blue = heat(float(values[i]))
         ink = "black" if red + green > 330 else "white"
         rows[0].append(label, f"{ink} on rgb({red},{green},{blue})")
-        rows[1].append(BARS[round(float(found.surprise[i]) * (len(BARS) - 1))] + pad, f"rgb({red},{green},{blue})")
+        rows[1].append(BARS[round(float(values[i]) * (len(BARS) - 1))] + pad, f"rgb({red},{green},{blue})")
         depth = int(found.depth[i])
         rows[2].append(
             (str(depth) if depth < 10 else "+") + pad, "cyan" if depth > found.num_layers / 2 else "dim cyan"

@@ -12,11 +12,9 @@ from ghost_native.cli.inspection import byte_labels
 if TYPE_CHECKING:
     from ghost_native.cli.inspection import Inspection
 
-BITS_FULL = 8.0  # bits at which the colour is full
 
-
-def page(found: Inspection, checkpoint: str) -> str:
-    """The whole page as text."""
+def page(found: Inspection, checkpoint: str, by: str = "surprise") -> str:
+    """The whole page as text, coloured by "surprise" or "bits" at first."""
     values = {
         "byte": list(found.data),
         "surprise": [round(float(v), 4) for v in found.surprise],
@@ -29,6 +27,9 @@ def page(found: Inspection, checkpoint: str) -> str:
     )
     return Template(_PAGE).substitute(
         style=_STYLE,
+        show={"surprise": "s", "bits": "e"}[by],
+        surprise="checked" if by == "surprise" else "",
+        bits="checked" if by == "bits" else "",
         script=_SCRIPT,
         checkpoint=html.escape(checkpoint),
         tiles=tiles,
@@ -41,12 +42,13 @@ def page(found: Inspection, checkpoint: str) -> str:
 def _text(found: Inspection) -> str:
     """Pieces as boxes, broken after newlines; each byte carries its four values as style variables from 0 to 1."""
     labels = byte_labels(found.data)
+    bits = found.heat("bits")
     parts: list[str] = []
     for begin, end in found.pieces:
         parts.append('<span class="piece">')
         for i in range(begin, end):
             style = (
-                f"--s:{found.surprise[i]:.3f};--e:{min(1.0, found.bits[i] / BITS_FULL):.3f};"
+                f"--s:{found.surprise[i]:.3f};--e:{bits[i]:.3f};"
                 f"--d:{found.depth[i] / found.num_layers:.3f};--b:{found.boundary[i]:.3f}"
             )
             kind = ' class="mark"' if found.data[i] < 32 else ' class="rest"' if not labels[i] else ""
@@ -65,7 +67,7 @@ _PAGE = """<!doctype html>
 <title>What Ghost sees: $checkpoint</title>
 <style>$style</style>
 </head>
-<body data-show="s">
+<body data-show="$show">
 <main>
 <header>
 <h1>What Ghost sees</h1>
@@ -76,8 +78,8 @@ through.</p>
 <dl class="tiles">$tiles</dl>
 <div class="bar">
 <fieldset><legend>colour by</legend>
-<label><input type="radio" name="show" value="s" checked>surprise</label>
-<label><input type="radio" name="show" value="e">bits</label>
+<label><input type="radio" name="show" value="s" $surprise>surprise</label>
+<label><input type="radio" name="show" value="e" $bits>bits</label>
 <label><input type="radio" name="show" value="d">depth</label>
 <label><input type="radio" name="show" value="b">boundary</label>
 </fieldset>
@@ -156,9 +158,11 @@ _SCRIPT = """
 const cells=[...document.querySelectorAll('#text i')],tip=document.getElementById('tip');
 const names={s:['expected','surprising'],e:['0 bits','8 bits or more'],d:['no layer','all layers'],
 b:['inside a piece','begins a piece']};
-document.querySelector('fieldset').addEventListener('change',e=>{const k=e.target.value;document.body.dataset.show=k;
+document.querySelector('fieldset').addEventListener('change',e=>{show(e.target.value)});
+function show(k){document.body.dataset.show=k;
 document.querySelector('[data-low]').textContent=names[k][0];
-document.querySelector('[data-high]').textContent=names[k][1]});
+document.querySelector('[data-high]').textContent=names[k][1]}
+show(document.body.dataset.show);
 cells.forEach((c,i)=>{c.dataset.i=i});
 let on=null;
 function leave(){if(on)on.classList.remove('on');on=null;tip.hidden=true}

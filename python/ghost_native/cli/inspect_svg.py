@@ -25,9 +25,10 @@ DARK = {"page": "#161821", "ink": "#e8eaf2", "soft": "#9197ab", "edge": "#4a5066
 LEVELS = 16  # steps of the colour scale: classes keep the file small and let it follow the reader's theme
 
 
-def picture(found: Inspection) -> str:
-    """The picture as text. It follows the reader's light or dark theme."""
+def picture(found: Inspection, by: str = "surprise") -> str:
+    """The picture as text, coloured by "surprise" or "bits". It follows the reader's light or dark theme."""
     labels = byte_labels(found.data)
+    values = found.heat(by)
     body: list[str] = []
     edges: list[tuple[int, int, int]] = []  # first and last column and line of each piece's part in one line
     x = line = 0
@@ -41,7 +42,7 @@ def picture(found: Inspection) -> str:
         if starts[i] and x > begin:
             edges.append((begin, x, line))
             begin = x
-        body.append(_cell(found, i, label or "\u00b7", x, line, width))
+        body.append(_cell(found, i, float(values[i]), label or "\u00b7", x, line, width))
         x += width
         if found.data[i] == 10:
             edges.append((begin, x, line))
@@ -64,9 +65,9 @@ def picture(found: Inspection) -> str:
     )
 
 
-def _cell(found: Inspection, i: int, label: str, x: int, line: int, width: int) -> str:
+def _cell(found: Inspection, i: int, value: float, label: str, x: int, line: int, width: int) -> str:
     left, top = LEFT + x * CELL, TOP + line * ROW
-    level = round(min(max(float(found.surprise[i]), 0.0), 1.0) * (LEVELS - 1))
+    level = round(min(max(value, 0.0), 1.0) * (LEVELS - 1))
     depth = DEPTH * float(found.depth[i]) / found.num_layers
     kind = "soft" if found.data[i] < 32 or label == "\u00b7" else "ink"
     cell = f'<rect class="h{level}" x="{left:.1f}" y="{top:.1f}" width="{width * CELL:.1f}" height="{GLYPH}"/>'

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 CHUNK = 4096
 FIRST_BYTE_BITS = 8.0  # nothing precedes it
+FULL_BITS = 8.0  # bits at which a colour is full
 BOUNDARY = 0.5  # boundary probability from which a byte begins a piece, as in `Ghost.segment`
 
 
@@ -46,6 +47,10 @@ class Inspection:
         """(begin, end) of the pieces."""
         begins = [int(i) for i in np.flatnonzero(self.starts)]
         return list(zip(begins, [*begins[1:], len(self.data)], strict=True))
+
+    def heat(self, by: str) -> np.ndarray:
+        """0 to 1 for colours: by "surprise" or by "bits"."""
+        return self.surprise if by == "surprise" else np.minimum(self.bits / FULL_BITS, 1.0)
 
     def facts(self) -> list[tuple[str, str]]:
         """The figures worth a line each."""

@@ -109,8 +109,8 @@ def run(args: Arguments) -> int:
         ]
     )  # fmt: skip
     _show_words(model, corpus)
-    _show_fact(model, corpus, *args.fact)
     _show_sample(model, args.seed)
+    _show_fact(model, corpus, *args.fact)
     _save(model, args)
     return 0
 

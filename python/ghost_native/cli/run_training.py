@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CHECKS = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of the training on text after which held-out text is scored
 CHECK_BYTES = 24_000
 CHECK_SHARE = 0.02  # of a run given in seconds; a machine on which a check takes longer gets no more of them
-_SMOOTHING = 0.95
+_SMOOTHING = 0.9
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,6 @@ class Outcome:
     steps: int
     seconds: float
     bytes_per_second: float
-    bpb: float
     interrupted: bool
 
 
@@ -43,7 +42,7 @@ class _Left(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         left = task.fields.get("left", math.inf)
-        return Text("" if math.isinf(left) else f"{terminal.duration(left).rjust(6)} left", "dim")
+        return Text("" if math.isinf(left) else f"{int(left) // 60}:{int(left) % 60:02} left", "dim")
 
 
 class Display:
@@ -57,7 +56,7 @@ class Display:
         if self.console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=24 if self.console.width >= 100 else 10),
                 TaskProgressColumn(),
                 TextColumn("{task.fields[numbers]}"),
                 _Left(),
@@ -78,20 +77,22 @@ class Display:
             self._bar.stop()
 
     def show(self, report: StepReport, phase: Phase, loss: float, bpb: float) -> None:
-        numbers = f"step {report.step}  loss {loss:.3f}"
+        numbers = f"loss {loss:.3f}"
         if phase == "text":
-            numbers += f"  bpb {bpb:.3f}  {terminal.rate(report.bytes_per_second)}"
+            numbers += f" bpb {bpb:.3f}"
         if not math.isnan(self.heldout):
-            numbers += f"  held-out bpb {self.heldout:.3f}"
-        what = "learning to use facts" if phase == "facts" else "learning text"
+            numbers += f" held-out {self.heldout:.3f}"
+        if phase == "text":
+            numbers += f" {terminal.rate(report.bytes_per_second)}"
         if self._bar is not None:
             self._bar.update(
-                self._task, description=what, completed=report.progress, numbers=numbers, left=report.remaining_s
+                self._task, description=phase, completed=report.progress, numbers=numbers, left=report.remaining_s
             )
         elif report.progress >= self._next_line:
             self._next_line = report.progress + 0.1
             left = "" if math.isinf(report.remaining_s) else f"  {terminal.duration(report.remaining_s)} left"
-            self.console.print(f"{report.progress:4.0%}  {what}  {numbers}{left}")
+            what = "learning to use facts" if phase == "facts" else "learning text"
+            self.console.print(f"{report.progress:4.0%}  {what}  step {report.step}  {numbers}{left}")
 
 
 def check_documents(documents: Sequence[Document], limit: int = CHECK_BYTES) -> list[Document]:
@@ -140,7 +141,7 @@ def run_training(model: Ghost, trainer: Trainer, heldout: Sequence[Document]) ->
             if interrupt.requested:
                 break
         interrupted = interrupt.requested
-    return Outcome(steps, time.perf_counter() - begin, rate, bpb, interrupted)
+    return Outcome(steps, time.perf_counter() - begin, rate, interrupted)
 
 
 def _check_points(config: TrainConfig) -> list[float]:

@@ -65,7 +65,8 @@ def is_word_byte(values: np.ndarray) -> np.ndarray:
     """True for ASCII letters, digits, underscore and every byte of a multi-byte UTF-8 character."""
     v = np.asarray(values)
     letter = ((v >= 65) & (v <= 90)) | ((v >= 97) & (v <= 122))
-    return letter | ((v >= 48) & (v <= 57)) | (v == 95) | ((v >= 128) & (v < PAD_BYTE))
+    word: np.ndarray = letter | ((v >= 48) & (v <= 57)) | (v == 95) | ((v >= 128) & (v < PAD_BYTE))
+    return word
 
 
 def byte_hashes() -> np.ndarray:

@@ -1,0 +1,12 @@
+#pragma once
+
+#include "codebook_matmul/codebook_matmul.h"
+#include "common/coded_matrix.h"
+
+namespace ghost {
+
+// y = x W^T (transpose) or x W on the CPU, for row-major x and y; runs inside an evaluation task.
+void multiply_codes(const mx::array& x, const CodedMatrix& w, bool transpose, Activation activation,
+                    mx::array& y);
+
+}  // namespace ghost

@@ -1,0 +1,197 @@
+#include "codebook_matmul/codebook_matmul_kernels.h"
+#include "common/decode_simd.h"
+
+namespace ghost::GHOST_ISA {
+namespace {
+
+#if defined(GHOST_ISA_avx512_bf16)
+
+constexpr int kBlock = 256;
+
+// bfloat16: four bits of a word name a pair of neighbouring codes, looked up in a table of 16 pairs; the
+// activations are pairs too. Each block is 8 vectors of pairs.
+void prepare_bfloat16(const float* x, int64_t columns, uint16_t* prepared) {
+  for (int64_t k = 0; k < columns; k += kBlock) {
+    uint32_t pairs[kBlock / 2] = {};
+    for (int64_t i = 0; i < min_of<int64_t>(kBlock, columns - k); i += 16) {
+      store(reinterpret_cast<bfloat16*>(pairs + i / 2), load(x + k + i));
+    }
+    for (int64_t j = 0; j < 8; ++j) {
+      for (int64_t i = 0; i < 16; ++i) std::memcpy(prepared + k + 32 * j + 2 * i, pairs + 8 * i + j, 4);
+    }
+  }
+}
+
+struct Bfloat16 {
+  using Sum = __m512;
+  using Element = uint16_t;
+  static constexpr int kSteps = 8;
+  __m512i table;
+
+  void read(const float* codebook) {
+    const __m512i low = _mm512_and_si512(_mm512_setr_epi32(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3),
+                                         _mm512_set1_epi32(3));
+    const __m512i high = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    uint32_t rounded[4];
+    for (int c = 0; c < 4; ++c) rounded[c] = to_bfloat16(codebook[c]).bits;
+    const __m512i levels = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rounded)));
+    const __m512i upper = _mm512_slli_epi32(_mm512_permutexvar_epi32(high, levels), 16);
+    table = _mm512_or_si512(_mm512_permutexvar_epi32(low, levels), upper);
+  }
+  __m512i look(__m512i words, int step) const {
+    return _mm512_permutexvar_epi32(_mm512_srli_epi32(words, static_cast<unsigned>(4 * step)), table);
+  }
+  static Sum zero() { return _mm512_setzero_ps(); }
+  static Sum add(Sum a, Sum b) { return _mm512_add_ps(a, b); }
+  static Sum multiply(Sum s, __m512i w, __m512i x) {
+    return _mm512_dpbf16_ps(s, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
+  }
+  static float total(Sum s) { return _mm512_reduce_add_ps(s); }
+  static __m512i mask(__m512i v, __mmask16 lanes) { return _mm512_maskz_mov_epi32(lanes, v); }
+  float finish(float total, const PreparedRows&, int64_t) const { return total; }
+};
+
+// int8: six bits of a byte name three codes; three tables of 64 bytes give the first, second and third, and a
+// shift brings up the fourth. Levels are stored with 128 added, because the instruction takes one factor
+// unsigned.
+int32_t prepare_int8(const float* x, float step, int64_t columns, int8_t* prepared) {
+  const F32 divisor = splat(step > 0.0f ? step : 1.0f);
+  __m512i total = _mm512_setzero_si512();
+  for (int64_t k = 0; k < columns; k += kBlock) {
+    alignas(64) int8_t bytes[kBlock] = {};
+    for (int64_t i = 0; i < min_of<int64_t>(kBlock, columns - k); i += 16) {
+      const __m512i rounded = _mm512_cvtps_epi32(_mm512_div_ps(load(x + k + i), divisor));
+      total = _mm512_add_epi32(total, rounded);
+      _mm_store_si128(reinterpret_cast<__m128i*>(bytes + i), _mm512_cvtsepi32_epi8(rounded));
+    }
+    // Byte t of every word of bytes goes to plane t.
+    for (int64_t q = 0; q < 4; ++q) {
+      const __m512i quad = _mm512_load_si512(bytes + 64 * q);
+      for (unsigned t = 0; t < 4; ++t) {
+        const __m128i plane = _mm512_cvtepi32_epi8(_mm512_srli_epi32(quad, 8 * t));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(prepared + k + 64 * t + 16 * q), plane);
+      }
+    }
+  }
+  return _mm512_reduce_add_epi32(total);
+}
+
+struct Int8 {
+  using Sum = __m512i;
+  using Element = int8_t;
+  static constexpr int kSteps = 4;
+  __m512i tables[3];
+  float step;  // value of one
+
+  void read(const float* codebook) {
+    const __m128 levels = _mm_loadu_ps(codebook);
+    const __m128 magnitude = _mm_andnot_ps(_mm_set1_ps(-0.0f), levels);
+    const __m128 pairs = _mm_max_ps(magnitude, _mm_movehl_ps(magnitude, magnitude));
+    step = _mm_cvtss_f32(_mm_max_ss(pairs, _mm_shuffle_ps(pairs, pairs, 1))) / 127.0f;
+    const __m128 divisor = _mm_set1_ps(step > 0.0f ? step : 1.0f);
+    const __m128i rounded = _mm_add_epi32(_mm_cvtps_epi32(_mm_div_ps(levels, divisor)), _mm_set1_epi32(128));
+    const __m512i bytes = _mm512_broadcast_i32x4(_mm_and_si128(rounded, _mm_set1_epi32(255)));
+    const __m512i position =
+        _mm512_set_epi64(0x3f3e3d3c3b3a3938, 0x3736353433323130, 0x2f2e2d2c2b2a2928, 0x2726252423222120,
+                         0x1f1e1d1c1b1a1918, 0x1716151413121110, 0x0f0e0d0c0b0a0908, 0x0706050403020100);
+    for (unsigned t = 0; t < 3; ++t) {
+      const __m512i code = _mm512_and_si512(_mm512_srli_epi16(position, 2 * t), _mm512_set1_epi8(3));
+      // Level c is byte 4 c.
+      tables[t] = _mm512_permutexvar_epi8(_mm512_slli_epi16(code, 2), bytes);
+    }
+  }
+  __m512i look(__m512i words, int step_index) const {
+    const __m512i index = step_index == 3 ? _mm512_srli_epi16(words, 2) : words;
+    return _mm512_permutexvar_epi8(index, tables[step_index == 3 ? 2 : step_index]);
+  }
+  static Sum zero() { return _mm512_setzero_si512(); }
+  static Sum add(Sum a, Sum b) { return _mm512_add_epi32(a, b); }
+  static Sum multiply(Sum s, __m512i w, __m512i x) { return _mm512_dpbusd_epi32(s, w, x); }
+  static int32_t total(Sum s) { return _mm512_reduce_add_epi32(s); }
+  static __m512i mask(__m512i v, __mmask16 lanes) { return _mm512_maskz_mov_epi32(lanes, v); }
+  float finish(int32_t total, const PreparedRows& rows, int64_t m) const {
+    return static_cast<float>(total - 128 * rows.sums[m]) * (step * rows.steps[m]);
+  }
+};
+
+template <class Mode, int R, int M>
+void tile(const CodedMatrix& w, const PreparedRows& rows, int64_t m0, int64_t row, float* y, int64_t ldy) {
+  using Element = typename Mode::Element;
+  constexpr int A = R * M < 8 ? 2 : 1;
+  const Element* x = static_cast<const Element*>(rows.data) + m0 * rows.stride;
+  Mode modes[R];
+  typename Mode::Sum sums[R][M][A];
+#  pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    modes[r].read(w.codebook + (row + r) * w.row_stride);
+#  pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) {
+#  pragma GCC unroll 2
+      for (int a = 0; a < A; ++a) sums[r][m][a] = Mode::zero();
+    }
+  }
+  const uint32_t* codes = w.codes + row * w.words();
+#  pragma GCC unroll 1
+  for (int64_t k = 0; k < w.columns; k += kBlock) {
+    const int lanes = static_cast<int>(min_of<int64_t>(kBlock, w.columns - k) / 16);
+    const __mmask16 valid = first(lanes);
+    __m512i words[R];
+#  pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) words[r] = _mm512_maskz_loadu_epi32(valid, codes + r * w.words() + k / 16);
+#  pragma GCC unroll 8
+    for (int j = 0; j < Mode::kSteps; ++j) {
+      __m512i v[R];
+#  pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        v[r] = modes[r].look(words[r], j);
+        if (lanes < 16) v[r] = Mode::mask(v[r], valid);
+      }
+#  pragma GCC unroll 4
+      for (int m = 0; m < M; ++m) {
+        const __m512i xm = _mm512_loadu_si512(x + m * rows.stride + k + j * (kBlock / Mode::kSteps));
+#  pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sums[r][m][j % A] = Mode::multiply(sums[r][m][j % A], v[r], xm);
+      }
+    }
+  }
+#  pragma GCC unroll 4
+  for (int m = 0; m < M; ++m) {
+#  pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const auto all = A == 2 ? Mode::add(sums[r][m][0], sums[r][m][A - 1]) : sums[r][m][0];
+      y[(m0 + m) * ldy + row + r] = modes[r].finish(Mode::total(all), rows, m0 + m);
+    }
+  }
+}
+
+template <class Mode, int M>
+void some_rows(const CodedMatrix& w, const PreparedRows& rows, int64_t m0, int64_t n0, int64_t n1, float* y,
+               int64_t ldy) {
+  int64_t n = n0;
+  for (; n + 4 <= n1; n += 4) tile<Mode, 4, M>(w, rows, m0, n, y, ldy);
+  for (; n < n1; ++n) tile<Mode, 1, M>(w, rows, m0, n, y, ldy);
+}
+
+template <class Mode>
+void dot(const CodedMatrix& w, const PreparedRows& rows, int64_t n0, int64_t n1, float* y, int64_t ldy) {
+  int64_t m = 0;
+  for (; m + 4 <= rows.count; m += 4) some_rows<Mode, 4>(w, rows, m, n0, n1, y, ldy);
+  const int64_t left = rows.count - m;
+  if (left == 3) some_rows<Mode, 3>(w, rows, m, n0, n1, y, ldy);
+  if (left == 2) some_rows<Mode, 2>(w, rows, m, n0, n1, y, ldy);
+  if (left == 1) some_rows<Mode, 1>(w, rows, m, n0, n1, y, ldy);
+}
+
+constexpr CodebookReducedKernels kernels{prepare_bfloat16, dot<Bfloat16>, prepare_int8, dot<Int8>};
+
+#else
+
+constexpr CodebookReducedKernels kernels{nullptr, nullptr, nullptr, nullptr};
+
+#endif
+
+}  // namespace
+
+extern const CodebookReducedKernels codebook_reduced_table{kernels};
+
+}  // namespace ghost::GHOST_ISA
