@@ -161,7 +161,7 @@ def test_train_reports_and_saves(run: Run, folder: Path, tmp_path: Path) -> None
     code, out, err = run("train", folder, *TINY, "--out", path)
     assert code == 0 and Ghost.load(path).config.dim == 32
     assert "Ghost " in out and "gzip -9" in out and "xz -9e" in out and str(path) in out
-    assert "100%  learning text  step 2" in err and "held-out bpb" in err and "7 documents" in err
+    assert "100%  learning text  step 2" in err and "held-out " in err and "7 documents" in err
     assert "\x1b" not in out + err, "plain when it is not a terminal"
 
 

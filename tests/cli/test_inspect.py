@@ -50,6 +50,13 @@ def test_the_numbers_are_those_of_the_model(model: Ghost, monkeypatch: pytest.Mo
     assert [TEXT[a:b] for a, b in found.pieces] == model.segment(TEXT)
 
 
+def test_colours_are_from_0_to_1() -> None:
+    found = made_up(TEXT)
+    assert found.heat("surprise") is found.surprise
+    bits = found.heat("bits")
+    assert bits.max() == 1 and np.array_equal(bits[bits < 1], found.bits[found.bits < 8] / 8)
+
+
 def test_without_routing_every_byte_takes_every_layer() -> None:
     found = inspect_bytes(Ghost(GhostConfig(dim=32, num_layers=2), seed=1), b"abc")
     assert found.depth.tolist() == [2, 2, 2] and ("mean depth", "2.00 of 2 (routing is off)") in found.facts()
@@ -126,6 +133,9 @@ def test_in_the_terminal_and_to_files(
     assert f"the first {len(TEXT)} of {4 * len(TEXT)} bytes" in err and f"wrote {html}" in err and "\x1b" not in out
     assert out.count("text      ") == 2 and out.count("piece     \u2502") >= 1 and "mean depth" in out
     assert html.read_text(encoding="utf-8").startswith("<!doctype html>") and svg.read_text().startswith("<svg")
+
+    assert main(["inspect", str(checkpoint), "Hello", "--color-by", "bits", "--html", str(html)]) == 0
+    assert "bits      " in capsys.readouterr().out and '<body data-show="e">' in html.read_text(encoding="utf-8")
 
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.delenv("NO_COLOR", raising=False)
