@@ -38,7 +38,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("text", nargs="?", metavar="TEXT", help="the text; - reads stdin")
     parser.add_argument("--file", type=Path, metavar="FILE", help="inspect the bytes of this file; - is stdin")
     parser.add_argument("--color-by", choices=("surprise", "bits"), default="surprise",
-                        help="surprise of the cheap predictor, or bits of the whole model (default surprise)")  # fmt: skip
+                        help="surprise of the cheap predictor (default) or bits of the whole model")  # fmt: skip
     parser.add_argument("--max-bytes", type=number(int, 1), default=4096, metavar="N",
                         help="inspect the first N bytes (default 4096)")  # fmt: skip
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page; light and dark, nothing external")
