@@ -49,8 +49,11 @@ def test_references_never_import_mlx():
 
 @pytest.mark.parametrize("op", OPERATORS)
 def test_operator_family_is_complete(op):
-    for suffix in (".h", ".cpp", "_cpu.cpp", "_simd.cpp", "_bindings.cpp"):
+    for suffix in (".h", ".cpp", "_cpu.cpp", "_bindings.cpp"):
         assert (ROOT / "csrc" / op / f"{op}{suffix}").is_file(), suffix
+    # The dense product runs on the packed engine that the 2-bit one shares.
+    kernels = "common/gemm_simd.cpp" if op == "dense_matmul" else f"{op}/{op}_simd.cpp"
+    assert (ROOT / "csrc" / kernels).is_file()
     assert (ROOT / "csrc" / op / "README.md").is_file()
     for folder in ("ops", "reference"):
         assert (PACKAGE / folder / f"{op}.py").is_file(), folder

@@ -259,10 +259,7 @@ def test_every_trainable_weight_gets_a_gradient():
 
     def loss():
         on_text = text_objective(model, tokens[:, :-1], tokens[:, 1:], None, config).total
-        on_facts = fact_objective(
-            model, batch.pack(6), *(arrays[k] for k in ("tokens", "weight", "fact", "start", "mask")), config
-        )
-        return on_text + on_facts.total
+        return on_text + fact_objective(model, batch.pack(6), arrays, config).total
 
     gradients = dict(tree_flatten(nn.value_and_grad(model, loss)()[1]))
     assert set(gradients) == {k for k, _ in tree_flatten(model.trainable_parameters())}

@@ -6,10 +6,9 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
 from ghost_native.models.config import GhostConfig
 from ghost_native.nn.fact_store import FactStore
@@ -30,7 +29,7 @@ def save_model(model: Ghost, path: Path) -> None:
         "facts": json.dumps(model.fact_store.to_list()),
         "packed": json.dumps(model.is_packed),
     }
-    weights = dict(tree_flatten(model.parameters()))
+    weights = model.weights()
     mx.eval(weights)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".safetensors")
@@ -51,7 +50,9 @@ def load_model(cls: type[G], path: Path) -> G:
     if not path.is_file():
         raise FileNotFoundError(f"[Ghost.load] no such checkpoint: {path}.")
     try:
-        weights, metadata = mx.load(str(path), format="safetensors", return_metadata=True)
+        loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
+        weights: dict[str, mx.array] = loaded[0]
+        metadata: dict[str, str] = loaded[1]
     except Exception as error:
         raise ValueError(f"[Ghost.load] {path} is not a whole safetensors file: {error}.") from error
     if metadata.get("format") != FORMAT:
@@ -62,7 +63,7 @@ def load_model(cls: type[G], path: Path) -> G:
     limits = {"max_key": model.config.max_key, "max_value": model.config.max_value}
     if json.loads(metadata["packed"]):
         model.pack()
-    expected = {k: (v.shape, v.dtype) for k, v in tree_flatten(model.parameters())}
+    expected = {k: (v.shape, v.dtype) for k, v in model.weights().items()}
     given = {k: (v.shape, v.dtype) for k, v in weights.items()}
     for name in sorted(expected.keys() | given.keys()):
         if expected.get(name) != given.get(name):

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import mlx.core as mx
+import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten
 
@@ -262,7 +263,9 @@ class Ghost(nn.Module):
         if not data:
             return []
         _, logit, _ = self.tokenizer(mx.array(list(data), dtype=mx.int32)[None])
-        starts = [0] + [i for i, p in enumerate(mx.sigmoid(logit[0]).tolist()) if i and p > threshold]
+        begins = np.array(mx.sigmoid(logit[0])) > threshold
+        begins[0] = True
+        starts = np.flatnonzero(begins).tolist()
         return [data[a:b] for a, b in zip(starts, [*starts[1:], len(data)], strict=True)]
 
     # -- facts --------------------------------------------------------------------------------------------------------
@@ -310,11 +313,16 @@ class Ghost(nn.Module):
             if isinstance(m, CodebookLinear) and self.config.weights == "codebook"
         ]
 
+    def weights(self) -> dict[str, mx.array]:
+        """All weights as they are held now, by name."""
+        named: Any = tree_flatten(self.parameters())
+        return dict(named)
+
     def count_params(self) -> int:
         """Weights of the model, packed or not. Codebooks are counted apart, by :meth:`count_codebook_params`."""
         packed = sum(m.num_weights for _, m in self.codebook_layers() if m.is_packed)
-        held = tree_flatten(self.parameters())
-        return packed + sum(v.size for k, v in held if not k.endswith((".codebook", ".codes")))
+        held = self.weights().items()
+        return packed + sum(w.size for name, w in held if not name.endswith((".codebook", ".codes")))
 
     def count_codebook_params(self) -> int:
         """Levels in all codebooks."""
@@ -340,7 +348,7 @@ class Ghost(nn.Module):
 
     def nbytes(self) -> int:
         """Bytes of all weights as they are held now."""
-        return sum(v.nbytes for _, v in tree_flatten(self.parameters()))
+        return sum(w.nbytes for w in self.weights().values())
 
     def save(self, path: str | Path) -> None:
         """Write weights, configuration and facts to one .safetensors file, atomically."""

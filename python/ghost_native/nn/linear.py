@@ -85,7 +85,8 @@ class CodebookLinear(nn.Module):
             return ops.codebook_matmul(x, self.codes, self.codebook)
         if "codebook" not in self:
             return ops.dense_matmul(x, self.weight)
-        return ops.codebook_matmul_latent(x, self.weight, _round_to_half(self.codebook))
+        codebook: mx.array = _round_to_half(self.codebook)  # type: ignore[assignment]
+        return ops.codebook_matmul_latent(x, self.weight, codebook)
 
     def pack(self) -> None:
         """Replace latent weights by codes and the codebook by its float16 form. There is no training after it."""

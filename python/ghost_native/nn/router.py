@@ -41,7 +41,7 @@ class Router(nn.Module):
     """
 
     def __init__(
-        self, dim: int, max_depth: int, *, min_depth: int = 1, threshold: float = 0.5, rank: int = 16, vocab: int = 256
+        self, dim: int, max_depth: int, *, min_depth: int = 1, threshold: float = 0.5, rank: int = 32, vocab: int = 256
     ) -> None:
         super().__init__()
         self.max_depth, self.min_depth, self.threshold = max_depth, min_depth, threshold

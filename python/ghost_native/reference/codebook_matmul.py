@@ -60,7 +60,7 @@ def round_ref(x: npt.ArrayLike, activation: str) -> Float:
     if activation == "int8":
         step = (np.abs(x).max(-1, keepdims=True, initial=0.0) / 127.0).astype(np.float32)
         ratio = x.astype(np.float32) / np.where(step > 0, step, np.float32(1))
-        return np.rint(ratio).astype(np.float64) * step
+        return np.asarray(np.rint(ratio) * step, np.float64)
     return x
 
 

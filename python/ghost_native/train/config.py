@@ -55,7 +55,7 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     codebook_rate: float = 0.3
     reset_every: int = 16
-    cheap_weight: float = 0.1
+    cheap_weight: float = 0.3
     boundary_weight: float = 0.05
     target_depth: float = 0.5
     depth_weight: float = 10.0

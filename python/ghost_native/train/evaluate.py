@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from ghost_native import ops
 from ghost_native.data.corpora import Document
@@ -72,7 +73,7 @@ def evaluate(
             state = out.state
             loss = ops.cross_entropy(out.logits, data[None, at + 1 : end + 1]).sum()
             mx.eval(loss, state)
-            nats += float(loss.item())
+            nats += np.array(loss).item()
             layer_bytes += sum(out.routed) * (end - at)
             fed += end - at
             if progress is not None:

@@ -38,23 +38,18 @@ def text_objective(
 
 
 def fact_objective(
-    model: Ghost,
-    facts: PackedFacts,
-    tokens: mx.array,
-    weight: mx.array,
-    fact: mx.array,
-    start: mx.array,
-    mask: mx.array,
-    config: TrainConfig,
+    model: Ghost, facts: PackedFacts, arrays: dict[str, mx.array], config: TrainConfig
 ) -> Objective:
-    """On questions about fresh facts: arrays as in `FactBatch`; nats is the mean over answer bytes."""
+    """On questions about fresh facts: arrays as in `FactBatch.arrays`; nats is the mean over answer bytes."""
+    tokens, weight = arrays["tokens"], arrays["weight"]
     out = model.forward(tokens[:, :-1], table=model.memory.encode(facts))
     assert out.address is not None
     nats = ops.cross_entropy(out.logits, tokens[:, 1:])
     mean = (nats * weight).sum() / mx.maximum(weight.sum(), 1e-6)
-    total = mean + config.fact_weight * model.memory.loss(out.address, fact, start, mask)
+    addressing = model.memory.loss(out.address, arrays["fact"], arrays["start"], arrays["mask"])
     answers = (weight == 1).astype(mx.float32)
-    return Objective(total, (nats * answers).sum() / mx.maximum(answers.sum(), 1.0), out.state)
+    answer_nats = (nats * answers).sum() / mx.maximum(answers.sum(), 1.0)
+    return Objective(mean + config.fact_weight * addressing, answer_nats, out.state)
 
 
 def _auxiliary(model: Ghost, out: Forward, targets: mx.array, config: TrainConfig) -> mx.array:
@@ -62,11 +57,14 @@ def _auxiliary(model: Ghost, out: Forward, targets: mx.array, config: TrainConfi
     if config.cheap_weight:
         total = total + config.cheap_weight * ops.cross_entropy(out.cheap_logits, targets).mean()
     if config.boundary_weight:
-        # A piece of text begins where the cheap predictor is taken by surprise: about one byte in six of prose.
+        # A piece of text begins where the cheap predictor is taken by surprise. Beginnings weigh as much as all other
+        # bytes together, so that boundary_prob passes 0.5 where a beginning is likelier than elsewhere.
         surprise = mx.stop_gradient(-mx.log(mx.maximum(1 - out.surprise, 1e-6)))
         begins = (surprise > surprise.mean() + mx.sqrt(surprise.var())).astype(mx.float32)
-        logit = out.boundary_logit
-        total = total + config.boundary_weight * (mx.logaddexp(logit, mx.array(0.0)) - logit * begins).mean()
+        share = mx.clip(begins.mean(), 0.01, 0.99)
+        weight = begins / share + (1 - begins) / (1 - share)
+        entropy = mx.logaddexp(out.boundary_logit, mx.array(0.0)) - out.boundary_logit * begins
+        total = total + config.boundary_weight * (0.5 * weight * entropy).mean()
     if model.config.routing:
         share = out.depth.mean() / model.config.num_layers
         total = total + config.depth_weight * mx.square(share - config.target_depth)

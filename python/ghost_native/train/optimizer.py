@@ -52,7 +52,7 @@ class GhostOptimizer:
         by_name: dict[str, mx.array] = dict(tree_flatten(gradients))
         flat = {group: _joined(by_name, names) for group, names in self._names.items()}
         if self._max_norm:
-            norm = mx.sqrt(sum(mx.square(g).sum() for g in flat.values()))
+            norm = mx.sqrt(mx.stack([mx.square(g).sum() for g in flat.values()]).sum())
             scale = mx.minimum(self._max_norm / (norm + 1e-6), 1.0)
             flat = {group: g * scale for group, g in flat.items()}
         updated: list[tuple[str, mx.array]] = []

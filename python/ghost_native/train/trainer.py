@@ -15,6 +15,7 @@ from mlx import nn
 from ghost_native.data.batches import ByteBatcher
 from ghost_native.data.facts import FactGenerator
 from ghost_native.models.ghost import Ghost, GhostState
+from ghost_native.nn.fact_memory import PackedFacts
 from ghost_native.train.config import TrainConfig
 from ghost_native.train.objective import Objective, fact_objective, text_objective
 from ghost_native.train.optimizer import GhostOptimizer
@@ -33,7 +34,7 @@ class StepReport:
         phase: what the step trained on.
         loss: what was minimized, auxiliary losses included.
         bpb: bits per byte of the step's text; in fact steps, per answer byte.
-        bytes_per_second: text bytes trained on per second of the run so far.
+        bytes_per_second: text bytes trained on per second of the run before this step.
         learning_rate: of this step.
         elapsed_s, remaining_s: seconds.
     """
@@ -91,8 +92,8 @@ class Trainer:
         objective = text_objective(self.model, tokens, targets, state, self.config, teacher_logits)
         return objective.total, objective
 
-    def _fact_loss(self, *arrays: mx.array) -> tuple[mx.array, Objective]:
-        objective = fact_objective(self.model, *arrays, self.config)  # type: ignore[arg-type]
+    def _fact_loss(self, facts: PackedFacts, arrays: dict[str, mx.array]) -> tuple[mx.array, Objective]:
+        objective = fact_objective(self.model, facts, arrays, self.config)
         return objective.total, objective
 
     def _text_step(self) -> tuple[Objective, dict[str, mx.array]]:
@@ -114,11 +115,7 @@ class Trainer:
         # From few to many, so that the null fact's score holds at any number.
         num_facts = max(1, round(config.num_facts / self._random.choice([1, 1, 3, 8])))
         batch = self._generator.batch(config.fact_batch, config.seqlen, num_facts)
-        arrays = batch.arrays()
-        (_, objective), gradients = self._facts(
-            batch.pack(config.num_facts),
-            arrays["tokens"], arrays["weight"], arrays["fact"], arrays["start"], arrays["mask"],
-        )  # fmt: skip
+        (_, objective), gradients = self._facts(batch.pack(config.num_facts), batch.arrays())
         return objective, gradients
 
     # -- the run ------------------------------------------------------------------------------------------------------
@@ -154,7 +151,6 @@ class Trainer:
             self.optimizer.update(self.model, gradients, rate)
             mx.async_eval(objective, self.model.parameters(), self.optimizer.state)
             step += 1
-            text_bytes += 0 if facts else config.batch * config.seqlen
             if pending is not None:
                 yield self._finish(*pending)
             report = StepReport(
@@ -163,6 +159,7 @@ class Trainer:
                 remaining_s=max(0.0, elapsed / progress - elapsed) if progress > 0 else math.inf,
             )  # fmt: skip
             pending = (report, objective)
+            text_bytes += 0 if facts else config.batch * config.seqlen
         if pending is not None:
             report, objective = pending
             mx.eval(self.model.parameters(), self.optimizer.state)
@@ -170,5 +167,5 @@ class Trainer:
 
     def _finish(self, report: StepReport, objective: Objective) -> StepReport:
         """Fill in what is known once the step has been computed."""
-        loss, nats = float(objective.total.item()), float(objective.nats.item())
+        loss, nats = np.array(objective.total).item(), np.array(objective.nats).item()
         return replace(report, loss=loss, bpb=nats / math.log(2))
