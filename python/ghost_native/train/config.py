@@ -36,7 +36,8 @@ class TrainConfig:
         depth_weight: weight of the squared distance from it, with routing.
         fact_share: share of the run spent on fact batches alone, first; 0 trains no facts.
         fact_mix: share of fact batches afterwards.
-        fact_batch: texts in a fact batch.
+        fact_batch: texts with questions in a fact batch.
+        fact_text: windows of plain text in it besides, on which stored facts must change nothing.
         num_facts: facts stored in each.
         fact_weight: weight of the memory's auxiliary loss.
         distill_weight: weight of the divergence from a teacher's predictions, when one is given.
@@ -62,6 +63,7 @@ class TrainConfig:
     fact_share: float = 0.0
     fact_mix: float = 0.0
     fact_batch: int = 10
+    fact_text: int = 4
     num_facts: int = 48
     fact_weight: float = 1.0
     distill_weight: float = 1.0
@@ -80,7 +82,7 @@ class TrainConfig:
             self._require(0 <= getattr(self, name) <= 1, name, "0 to 1")
         self._require(self.fact_mix < 1 and self.fact_share < 1, "fact_mix", "below 1, to leave room for text")
         for name in (
-            "weight_decay", "max_grad_norm", "codebook_rate", "cheap_weight", "boundary_weight", "depth_weight",
+            "fact_text", "weight_decay", "max_grad_norm", "codebook_rate", "cheap_weight", "boundary_weight", "depth_weight",
             "fact_weight", "distill_weight",
         ):  # fmt: skip
             self._require(getattr(self, name) >= 0, name, "0 or more")

@@ -37,9 +37,7 @@ def text_objective(
     return Objective(total, nats, out.state)
 
 
-def fact_objective(
-    model: Ghost, facts: PackedFacts, arrays: dict[str, mx.array], config: TrainConfig
-) -> Objective:
+def fact_objective(model: Ghost, facts: PackedFacts, arrays: dict[str, mx.array], config: TrainConfig) -> Objective:
     """On questions about fresh facts: arrays as in `FactBatch.arrays`; nats is the mean over answer bytes."""
     tokens, weight = arrays["tokens"], arrays["weight"]
     out = model.forward(tokens[:, :-1], table=model.memory.encode(facts))

@@ -13,7 +13,7 @@ import numpy as np
 from mlx import nn
 
 from ghost_native.data.batches import ByteBatcher
-from ghost_native.data.facts import FactGenerator
+from ghost_native.data.facts import NOT_ASKED, FactBatch, FactGenerator
 from ghost_native.models.ghost import Ghost, GhostState
 from ghost_native.nn.fact_memory import PackedFacts
 from ghost_native.train.config import TrainConfig
@@ -22,6 +22,8 @@ from ghost_native.train.optimizer import GhostOptimizer
 from ghost_native.train.schedule import learning_rate
 
 Phase = Literal["facts", "text"]
+
+TEXT_WEIGHT = 0.3  # of plain text in fact batches; answers weigh 1 a byte, the rest of questions 0.1
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,15 @@ class Trainer:
         # From few to many, so that the null fact's score holds at any number.
         num_facts = max(1, round(config.num_facts / self._random.choice([1, 1, 3, 8])))
         batch = self._generator.batch(config.fact_batch, config.seqlen, num_facts)
-        (_, objective), gradients = self._facts(batch.pack(config.num_facts), batch.arrays())
+        arrays = _with_text(batch, self._random_windows(config.fact_text))
+        (_, objective), gradients = self._facts(batch.pack(config.num_facts), arrays)
         return objective, gradients
+
+    def _random_windows(self, rows: int) -> np.ndarray:
+        """(rows, seqlen + 1) bytes from anywhere in the text."""
+        begins = self._random.integers(0, self.batcher.num_bytes, rows)
+        length = self.config.seqlen + 1
+        return np.array([self.batcher.read(int(b), length) for b in begins], np.int32).reshape(rows, length)
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -169,3 +178,16 @@ class Trainer:
         """Fill in what is known once the step has been computed."""
         loss, nats = np.array(objective.total).item(), np.array(objective.nats).item()
         return replace(report, loss=loss, bpb=nats / math.log(2))
+
+
+def _with_text(batch: FactBatch, text: np.ndarray) -> dict[str, mx.array]:
+    """The arrays of a fact batch with rows of plain text added, on which nothing is asked."""
+    shape = (len(text), text.shape[1] - 1)
+    added = {
+        "tokens": text,
+        "weight": np.full(shape, TEXT_WEIGHT, np.float32),
+        "fact": np.full(shape, NOT_ASKED, np.int32),
+        "start": np.zeros(shape, np.float32),
+        "mask": np.ones(shape, np.float32),
+    }
+    return {name: mx.array(np.concatenate([getattr(batch, name), rows])) for name, rows in added.items()}
