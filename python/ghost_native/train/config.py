@@ -82,8 +82,8 @@ class TrainConfig:
             self._require(0 <= getattr(self, name) <= 1, name, "0 to 1")
         self._require(self.fact_mix < 1 and self.fact_share < 1, "fact_mix", "below 1, to leave room for text")
         for name in (
-            "fact_text", "weight_decay", "max_grad_norm", "codebook_rate", "cheap_weight", "boundary_weight", "depth_weight",
-            "fact_weight", "distill_weight",
+            "fact_text", "weight_decay", "max_grad_norm", "codebook_rate", "cheap_weight", "boundary_weight",
+            "depth_weight", "fact_weight", "distill_weight",
         ):  # fmt: skip
             self._require(getattr(self, name) >= 0, name, "0 or more")
 
