@@ -15,20 +15,6 @@ from ghost_native.ops import *  # noqa: F403
 
 if TYPE_CHECKING:
     from ghost_native.models import Ghost, GhostConfig, GhostV6
-from ghost_native._native import composed_form, cpu_features, num_threads, set_num_threads
-from ghost_native.ops import (
-    RoutingPlan,
-    bucketed_capacity,
-    causal_conv1d,
-    causal_conv1d_update,
-    cross_entropy,
-    embedding,
-    gelu,
-    rms_norm,
-    routing_plan,
-    skip_gather,
-    skip_scatter,
-)
 
 __all__ = [
     "Ghost",
@@ -37,13 +23,8 @@ __all__ = [
     "__version__",
     "composed_form",
     "cpu_features",
-    "cross_entropy",
-    "embedding",
-    "gelu",
     "num_threads",
     "ops",
-    "rms_norm",
-    "routing_plan",
     "set_num_threads",
     "tune_allocator",
 ]

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import mlx.core as mx
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlx import nn
 from mlx.utils import tree_flatten, tree_map
 
+from ghost_native.data.facts import FactGenerator
 from ghost_native.models import Ghost, GhostConfig, GhostV6
+from ghost_native.train.config import TrainConfig
+from ghost_native.train.objective import fact_objective, text_objective
 from tests.tolerances import assert_close
 
 SMALL = {"dim": 32, "num_layers": 4, "stride": 4, "head_dim": 16}
@@ -174,8 +180,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def full_disk(name, *_):
-        with open(name, "wb") as file:
-            file.write(b"half")
+        Path(name).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(mx, "save_safetensors", full_disk)
@@ -245,12 +250,6 @@ def test_streaming_state_stays_small():
 
 
 def test_every_trainable_weight_gets_a_gradient():
-    from ghost_native.data.facts import FactGenerator
-    from ghost_native.train.config import TrainConfig
-    from ghost_native.train.objective import fact_objective, text_objective
-
-    from mlx import nn
-
     model = build("routed")
     config = TrainConfig(steps=1)
     batch = FactGenerator(1).batch(4, 64, 6)

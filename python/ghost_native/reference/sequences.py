@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,4 +17,4 @@ def spans_of(x: Float, cu_seqlens: npt.ArrayLike | None) -> tuple[Float, list[tu
         flat = x.reshape(batch * seqlen, *x.shape[2:])
         return flat, [(b * seqlen, (b + 1) * seqlen) for b in range(batch)]
     bounds = [int(v) for v in np.asarray(cu_seqlens)]
-    return x, list(zip(bounds[:-1], bounds[1:], strict=True))
+    return x, list(itertools.pairwise(bounds))
