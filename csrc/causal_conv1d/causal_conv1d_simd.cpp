@@ -1,30 +1,10 @@
 #include "causal_conv1d/causal_conv1d_kernels.h"
-#include "common/simd.h"
+#include "common/simd_loop.h"
 
 namespace ghost::GHOST_ISA {
 namespace {
 
 constexpr int kMaxWidth = 4;
-
-// Vectors of kWidth channels, then one vector of the channels left over.
-template <class T>
-struct Full {
-  F32 get(const T* p) const { return load(p); }
-  void put(T* p, F32 v) const { store(p, v); }
-};
-template <class T>
-struct Tail {
-  int n;
-  F32 get(const T* p) const { return load_n(p, n); }
-  void put(T* p, F32 v) const { store_n(p, v, n); }
-};
-
-template <class T, class Body>
-inline void for_channels(int64_t dim, Body&& body) {
-  int64_t d = 0;
-  for (; d + kWidth <= dim; d += kWidth) body(d, Full<T>{}, Full<float>{});
-  if (d < dim) body(d, Tail<T>{static_cast<int>(dim - d)}, Tail<float>{static_cast<int>(dim - d)});
-}
 
 template <class T>
 inline const T* extended_row(const CausalConv1dRows<T>& in, int64_t j) {
@@ -49,17 +29,17 @@ struct Window {
   }
 };
 
-template <int W, class FIO>
-inline F32 load_weight(const float* weight, const float* bias, int64_t dim, int64_t d, FIO fio, F32* out) {
-  for (int k = 0; k < W; ++k) out[k] = fio.get(weight + k * dim + d);
-  return fio.get(bias + d);
+template <int W, class IO>
+inline F32 load_weight(const float* weight, const float* bias, int64_t dim, int64_t d, IO io, F32* out) {
+  for (int k = 0; k < W; ++k) out[k] = io.get(weight + k * dim + d);
+  return io.get(bias + d);
 }
 
 template <int W, class T>
 void forward_w(const CausalConv1dRows<T>& in, T* y, int64_t t0, int64_t t1) {
-  for_channels<T>(in.dim, [&](int64_t d, auto io, auto fio) {
+  for_vectors(in.dim, [&](int64_t d, auto io) {
     F32 weight[W];
-    const F32 bias = load_weight<W>(in.weight, in.bias, in.dim, d, fio, weight);
+    const F32 bias = load_weight<W>(in.weight, in.bias, in.dim, d, io, weight);
     Window<W, T, decltype(io)> window(in, t0, d, io);
     for (int64_t t = t0; t < t1; ++t) {
       window.advance(in, t, d, io);
@@ -81,9 +61,9 @@ inline F32 pre_activation_grad(const CausalConv1dRows<T>& in, const Window<W, T,
 template <int W, class T, class Put>
 inline void extended_grad(const CausalConv1dRows<T>& in, const T* dy, const T* dlast, int64_t j0, int64_t j1,
                           Put put) {
-  for_channels<T>(in.dim, [&](int64_t d, auto io, auto fio) {
+  for_vectors(in.dim, [&](int64_t d, auto io) {
     F32 weight[W];
-    const F32 bias = load_weight<W>(in.weight, in.bias, in.dim, d, fio, weight);
+    const F32 bias = load_weight<W>(in.weight, in.bias, in.dim, d, io, weight);
     int64_t t = max_of<int64_t>(0, j0 - (W - 1));
     Window<W, T, decltype(io)> window(in, t, d, io);
     F32 q[W];  // q[k] belongs to output row j - k
@@ -118,19 +98,19 @@ void state_grad_w(const CausalConv1dRows<T>& in, const T* dy, const T* dlast, T*
 
 template <int W, class T>
 void weight_grad_w(const CausalConv1dRows<T>& in, const T* dy, int64_t t0, int64_t t1, float* partial) {
-  for_channels<T>(in.dim, [&](int64_t d, auto io, auto fio) {
+  for_vectors(in.dim, [&](int64_t d, auto io) {
     F32 weight[W];
-    const F32 bias = load_weight<W>(in.weight, in.bias, in.dim, d, fio, weight);
+    const F32 bias = load_weight<W>(in.weight, in.bias, in.dim, d, io, weight);
     Window<W, T, decltype(io)> window(in, t0, d, io);
     F32 sums[W + 1];
-    for (int k = 0; k <= W; ++k) sums[k] = fio.get(partial + k * in.dim + d);
+    for (int k = 0; k <= W; ++k) sums[k] = io.get(partial + k * in.dim + d);
     for (int64_t t = t0; t < t1; ++t) {
       window.advance(in, t, d, io);
       const F32 q = pre_activation_grad(in, window, weight, bias, io.get(dy + t * in.dim + d));
       for (int k = 0; k < W; ++k) sums[k] = fma(q, window.rows[k], sums[k]);
       sums[W] = sums[W] + q;
     }
-    for (int k = 0; k <= W; ++k) fio.put(partial + k * in.dim + d, sums[k]);
+    for (int k = 0; k <= W; ++k) io.put(partial + k * in.dim + d, sums[k]);
   });
 }
 

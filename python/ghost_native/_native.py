@@ -87,6 +87,7 @@ def tune_allocator() -> bool:
     if mallopt is None:
         return False
     trim_threshold, top_pad, mmap_threshold, arena_max = -1, -2, -3, -8  # parameters of malloc.h
-    # 32 MiB is the largest threshold glibc takes. Trimming is set last: any change of the others resets it.
-    done = mallopt(arena_max, 1) and mallopt(mmap_threshold, 32 << 20) and mallopt(top_pad, 64 << 20)
+    # Some versions of glibc take no threshold over 32 MiB.
+    large = mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 32 << 20)
+    done = large and mallopt(arena_max, 1) and mallopt(top_pad, 64 << 20)
     return bool(done and mallopt(trim_threshold, (1 << 31) - 1))

@@ -102,3 +102,41 @@ def test_a_broken_state_is_refused() -> None:
     batcher = ByteBatcher(make([b"hello"]), 2, 3, 0)
     with pytest.raises(ValueError, match="windows is -1, a whole number"):
         batcher.restore({**batcher.state(), "windows": -1})
+
+
+@given(batch=st.integers(1, 4), run=st.integers(1, 5), seed=st.integers(0, 3))
+def test_runs_are_contiguous_and_cover_the_ring(batch, run, seed):
+    """Within a run a row continues where it stood; the runs of one round visit every stretch once."""
+    data = bytes(np.random.default_rng(seed).integers(0, 256, 199, dtype=np.uint8))
+    seqlen = 4
+    batcher = ByteBatcher([Document("d", data)], batch, seqlen, seed, run=run)
+    stretches = batcher.num_bytes // (run * seqlen)
+    firsts = []
+    for _ in range(2 * stretches):
+        windows = [next(batcher) for _ in range(run)]
+        for row in range(batch):
+            joined = np.concatenate([w.tokens[row] for w in windows])
+            begin = (data + b"\n").find(bytes(joined.astype(np.uint8).tolist()))
+            assert begin % (run * seqlen) == 0
+            firsts.append(begin)
+            assert np.array_equal(windows[-1].targets[row, :-1], windows[-1].tokens[row, 1:])
+    for at in range(0, len(firsts) - stretches + 1, stretches):
+        assert sorted(firsts[at : at + stretches]) == [i * run * seqlen for i in range(stretches)]
+
+
+def test_runs_restore_exactly():
+    documents = [Document("d", bytes(range(256)) * 3)]
+    first = ByteBatcher(documents, 3, 5, 7, run=4)
+    for _ in range(37):
+        next(first)
+    again = ByteBatcher(documents, 3, 5, 7, run=4)
+    again.restore(first.state())
+    for _ in range(60):
+        assert np.array_equal(next(first).tokens, next(again).tokens)
+    with pytest.raises(ValueError, match="belongs to other documents"):
+        ByteBatcher(documents, 3, 5, 7).restore(first.state())
+
+
+def test_run_must_be_positive():
+    with pytest.raises(ValueError, match=r"\[ByteBatcher\] run is 0, at least 1 is needed"):
+        ByteBatcher([Document("d", b"hello")], 1, 1, run=0)

@@ -110,6 +110,12 @@ def test_batcher_must_fit():
         Trainer(tiny(), ByteBatcher(TEXT, 4, 32), TrainConfig(steps=1))
 
 
+def test_runs_must_be_as_long_as_the_state_is_carried():
+    batcher = ByteBatcher(TEXT, 4, 32, run=3)
+    with pytest.raises(ValueError, match=r"given runs of 3 windows, allowed: reset_every = 16"):
+        Trainer(tiny(), batcher, TrainConfig(batch=4, seqlen=32, steps=1))
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 64, 5000])
 def test_evaluation_does_not_depend_on_the_chunk(chunk):
     model = tiny()

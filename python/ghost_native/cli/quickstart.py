@@ -28,6 +28,7 @@ ghost-native quickstart --fact "name of my cat=Tabitha"
 
 PRESET = "quick_test"
 BATCH, SEQLEN = 16, 128
+STRIDE = 32  # of the sparse attention: windows as short as these texts need
 LEARNING_RATE = 6e-3
 FACT_SHARE, FACT_MIX = 0.3, 0.15  # of the time for facts alone, first; then of the batches
 MARGIN = 0.99  # of the seconds are scheduled: the step in hand at the end still has to finish
@@ -74,7 +75,7 @@ def run(args: Arguments) -> int:
     terminal.remark(f"text of Python {platform.python_version()}: {corpus.summary()}")
     rivals = baselines(corpus.heldout)
     mx.random.seed(args.seed)
-    model = Ghost(GhostConfig.preset(PRESET), seed=args.seed)
+    model = Ghost(GhostConfig.preset(PRESET, stride=STRIDE), seed=args.seed)
     checkpoints.check_fact(model, *args.fact)
     config = TrainConfig(
         batch=BATCH,
@@ -89,7 +90,7 @@ def run(args: Arguments) -> int:
         f"Ghost with {model.count_params() / 1e6:.2f} M parameters, {model.config.num_layers} layers of width "
         f"{model.config.dim}; training for {terminal.duration(args.seconds)}, Ctrl-C stops early"
     )
-    trainer = Trainer(model, ByteBatcher(corpus.train, BATCH, SEQLEN, args.seed), config)
+    trainer = Trainer(model, ByteBatcher(corpus.train, BATCH, SEQLEN, args.seed, run=config.reset_every), config)
     outcome = run_training(model, trainer, corpus.heldout)
     if outcome.interrupted:
         return checkpoints.save_interrupted(model, args.out, outcome.steps)

@@ -73,7 +73,7 @@ def run(args: Arguments) -> int:
     config = TrainConfig.preset(
         args.preset, **changes, fact_share=args.facts, fact_mix=FACT_MIX if args.facts else 0.0, seed=args.seed
     )
-    batcher = ByteBatcher(corpus.train, config.batch, config.seqlen, args.seed)
+    batcher = ByteBatcher(corpus.train, config.batch, config.seqlen, args.seed, run=config.reset_every)
     terminal.remark(
         f"Ghost with {model.count_params() / 1e6:.2f} M parameters; batches of {config.batch} x {config.seqlen} bytes; "
         "Ctrl-C saves"

@@ -38,19 +38,26 @@ class ByteBatcher:
     of the way round and continues in every batch where its previous window ended, so recurrent state may be carried
     from batch to batch. The bytes are read where they lie: memory-mapped documents stay on disk.
 
+    With `run`, a row stays in one place for that many windows only and then moves to another: the ring is cut into
+    stretches of run * seqlen bytes that are visited in an order shuffled anew in every round. Neighbouring batches then
+    see many documents, not a few long ones; carried state has to start anew with every run.
+
     Args:
         documents: what to read; empty documents are not allowed.
         batch: rows.
         seqlen: tokens a row and batch.
-        seed: order of the documents.
+        seed: order of the documents and stretches.
+        run: windows a row stays in one place; None to go on round the ring.
 
     Raises:
-        ValueError: batch or seqlen below 1, no documents, an empty document, or fewer than seqlen + 1 bytes in all.
+        ValueError: batch, seqlen or run below 1, no documents, an empty document, or fewer than seqlen + 1 bytes in all.
     """
 
-    def __init__(self, documents: Sequence[Document], batch: int, seqlen: int, seed: int = 0) -> None:
+    def __init__(
+        self, documents: Sequence[Document], batch: int, seqlen: int, seed: int = 0, *, run: int | None = None
+    ) -> None:
         name = "ByteBatcher"
-        for what, value in (("batch", batch), ("seqlen", seqlen)):
+        for what, value in (("batch", batch), ("seqlen", seqlen), ("run", 1 if run is None else run)):
             if value < 1:
                 raise ValueError(f"[{name}] {what} is {value}, at least 1 is needed")
         if not documents:
@@ -58,7 +65,7 @@ class ByteBatcher:
         for document in documents:
             if not len(document):
                 raise ValueError(f"[{name}] the document {document.name!r} is empty, leave it out")
-        self.batch, self.seqlen, self.seed = batch, seqlen, seed
+        self.batch, self.seqlen, self.seed, self.run = batch, seqlen, seed, run
         self.order = [int(i) for i in np.random.default_rng(seed).permutation(len(documents))]
         self._arrays = [documents[i].array() for i in self.order]
         ends = list(itertools.accumulate(len(array) + 1 for array in self._arrays))
@@ -71,10 +78,11 @@ class ByteBatcher:
             )
         self._rows = [row * self.num_bytes // batch for row in range(batch)]
         self._windows = 0
+        self._orders: dict[int, np.ndarray] = {}
         self._stream = self._fingerprint([documents[i] for i in self.order])
 
     def _fingerprint(self, documents: list[Document]) -> str:
-        digest = hashlib.blake2b(f"{self.batch} {self.seqlen}".encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{self.batch} {self.seqlen} {self.run} {self.seed}".encode(), digest_size=16)
         for document in documents:
             digest.update(f"\n{len(document)} {document.name}".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
@@ -105,10 +113,29 @@ class ByteBatcher:
         return self
 
     def __next__(self) -> Batch:
-        at = self._windows * self.seqlen
-        rows = np.stack([self.read(row + at, self.seqlen + 1) for row in self._rows])
+        rows = np.stack([self.read(begin, self.seqlen + 1) for begin in self._positions()])
         self._windows += 1
         return Batch(np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:]))
+
+    def _positions(self) -> list[int]:
+        """Where in the ring each row's next window begins."""
+        if self.run is None:
+            return [row + self._windows * self.seqlen for row in self._rows]
+        length = self.run * self.seqlen
+        stretches = max(1, self.num_bytes // length)
+        run, window = divmod(self._windows, self.run)
+        numbers = [run * self.batch + row for row in range(self.batch)]
+        return [
+            int(self._order_of_round(n // stretches)[n % stretches]) * length + window * self.seqlen for n in numbers
+        ]
+
+    def _order_of_round(self, number: int) -> np.ndarray:
+        """The order of the stretches in one round. Rounds are asked for in turn, so the last two are kept."""
+        if number not in self._orders:
+            stretches = max(1, self.num_bytes // ((self.run or 1) * self.seqlen))
+            self._orders = {k: v for k, v in self._orders.items() if k == number - 1}
+            self._orders[number] = np.random.default_rng([self.seed, number]).permutation(stretches)
+        return self._orders[number]
 
     def state(self) -> BatcherState:
         """Where the iterator stands, for `restore`; JSON-able."""

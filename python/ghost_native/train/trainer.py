@@ -75,6 +75,11 @@ class Trainer:
                 f"[Trainer] the batcher does not fit the configuration, given batches of {batcher.batch} x "
                 f"{batcher.seqlen}, allowed: {config.batch} x {config.seqlen}."
             )
+        if batcher.run not in (None, config.reset_every):
+            raise ValueError(
+                f"[Trainer] the batcher does not fit the configuration, given runs of {batcher.run} windows, allowed: "
+                f"reset_every = {config.reset_every}, or None."
+            )
         self.model, self.batcher, self.config, self.teacher = model, batcher, config, teacher
         self.optimizer = GhostOptimizer(model, config)
         self._text = nn.value_and_grad(model, self._text_loss)
