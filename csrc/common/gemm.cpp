@@ -14,6 +14,7 @@ constexpr int64_t kDepthBlock = 256;   // a panel of B this deep stays in the fi
 constexpr int64_t kPackedA = 2 << 20;  // what one round packs of A and of B
 constexpr int64_t kPackedB = 1 << 20;
 constexpr int64_t kDirectColumns = 128;  // of B up to which A is read as it is, once a column panel
+constexpr int64_t kTurnedRows = 64;      // of A up to which the factors change places
 constexpr int64_t kTileRows = 256;       // rows of A a task keeps in the second-level cache
 constexpr int64_t kTileColumns = 256;
 constexpr int64_t kTilesWanted = 16;        // enough to share out evenly
@@ -174,6 +175,21 @@ void empty_sum(int64_t rows, int64_t columns, float* c, const GemmEpilogue& epil
   }
 }
 
+// C^T = B A^T: with few rows it is cheaper to turn the result round than to pack the larger factor.
+void gemm_turned(const GemmOperand& a, const GemmOperand& b, int64_t depth, float* c,
+                 const GemmEpilogue& epilogue) {
+  const int64_t rows = a.outer;
+  const int64_t columns = b.outer;
+  const auto size = static_cast<size_t>(rows * columns);
+  float* turned = scratch(Scratch::gemm_transposed, c ? size : 2 * size);
+  gemm(b, a, depth, turned, {});
+  if (!c) c = turned + size;
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j) c[i * columns + j] = turned[j * rows + i];
+  }
+  if (epilogue) epilogue({0, rows, 0, columns, c, columns});
+}
+
 template <class T>
 void gemm_half(const GemmOperand& a, const GemmOperand& b, int64_t depth, T* c) {
   const int64_t columns = b.outer;
@@ -193,6 +209,9 @@ void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, float* c, c
   const int64_t columns = b.outer;
   if (rows == 0 || columns == 0) return;
   if (depth == 0) return empty_sum(rows, columns, c, epilogue);
+  if (rows <= kTurnedRows && columns > kDirectColumns && b.type == GemmOperand::Type::f32) {
+    return gemm_turned(a, b, depth, c, epilogue);
+  }
   const auto& kernels = gemm_kernels();
   const bool parallel =
       static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(depth) >= kParallelWork;
