@@ -22,8 +22,8 @@ constexpr int64_t kDotRows = 16;
 constexpr int64_t kAccumulateRows = 8;
 // Products of at most this many multiply-adds stay on the calling thread: waking another takes longer.
 constexpr int64_t kSerialWork = 1 << 21;
-constexpr int64_t kTaskWork = 1 << 19;  // multiply-adds of one task
-constexpr int64_t kTaskRows = 64;       // weight rows whose codes stay in the second-level cache
+constexpr int64_t kTasksWanted = 16;
+constexpr int64_t kTaskRows = 64;  // weight rows whose codes stay in the second-level cache
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -46,8 +46,8 @@ struct Problem {
 };
 
 void run_dot(const Problem& p, CodebookDot dot, const PreparedRows& x, float* y) {
-  const int64_t each =
-      std::clamp<int64_t>(kTaskWork / std::max<int64_t>(p.rows * p.w.columns, 1) / 4 * 4, 4, kTaskRows);
+  // As many rows as keep their codes close while all of x passes, but enough tasks to share.
+  const int64_t each = std::clamp<int64_t>(p.w.rows / kTasksWanted / 4 * 4, 4, kTaskRows);
   split(p.w.rows, each, p.work(), [&](int64_t n0, int64_t n1) { dot(p.w, x, n0, n1, y, p.w.rows); });
 }
 
