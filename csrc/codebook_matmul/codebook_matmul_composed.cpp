@@ -20,7 +20,14 @@ mx::array grouped(const mx::array& w, int groups, mx::Stream s) {
 }
 
 // The four levels of every codebook, each to broadcast with (N, groups, K / groups).
-Arrays levels_of(const mx::array& codebook, mx::Stream s) { return mx::split(codebook, 4, -1, s); }
+Arrays levels_of(const mx::array& codebook, mx::Stream s) {
+  // Gathering divides by the size, splitting has no shape inference for shapeless compilation.
+  if (codebook.size() == 0) return mx::split(codebook, 4, -1, s);
+  Arrays levels;
+  const auto last = static_cast<int>(codebook.ndim()) - 1;
+  for (int c = 0; c < 4; ++c) levels.push_back(mx::take(codebook, mx::array({c}, mx::int32), last, s));
+  return levels;
+}
 
 mx::array as_rows(const mx::array& x, mx::Stream s) {
   return x.ndim() == 1 ? mx::expand_dims(x, 0, s) : mx::flatten(x, 0, -2, s);

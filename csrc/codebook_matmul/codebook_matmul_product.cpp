@@ -15,15 +15,16 @@
 namespace ghost {
 namespace {
 
-// Where kernels that decode in registers stop paying and packed panels begin, in rows of x. Measured on
-// AVX-512 with 64 to 4096 columns: decoding costs 2 instructions for every 4 multiply-adds, packing is paid
-// once.
-constexpr int64_t kDotRows = 16;
-constexpr int64_t kAccumulateRows = 8;
+// Where kernels that decode in registers stop paying and packed panels begin, in rows of x, for weights with
+// enough columns to hide the sums across a vector (measured on AVX-512).
+constexpr int64_t kDotRows = 64;
+constexpr int64_t kDotRowsNarrow = 8;
+constexpr int64_t kWide = 512;
+constexpr int64_t kAccumulateRows = 32;
 // Products of at most this many multiply-adds stay on the calling thread: waking another takes longer.
 constexpr int64_t kSerialWork = 1 << 21;
-constexpr int64_t kTaskWork = 1 << 19;  // multiply-adds of one task
-constexpr int64_t kTaskRows = 64;       // weight rows whose codes stay in the second-level cache
+constexpr int64_t kTasksWanted = 16;
+constexpr int64_t kTaskRows = 64;  // weight rows whose codes stay in the second-level cache
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -43,11 +44,16 @@ struct Problem {
   int64_t depth() const { return transpose ? w.columns : w.rows; }
   int64_t outputs() const { return transpose ? w.rows : w.columns; }
   int64_t work() const { return rows * w.rows * w.columns; }
+  // Few enough rows to decode in registers.
+  bool small() const {
+    if (!transpose) return rows <= kAccumulateRows;
+    return rows <= (w.columns >= kWide ? kDotRows : kDotRowsNarrow);
+  }
 };
 
 void run_dot(const Problem& p, CodebookDot dot, const PreparedRows& x, float* y) {
-  const int64_t each =
-      std::clamp<int64_t>(kTaskWork / std::max<int64_t>(p.rows * p.w.columns, 1) / 4 * 4, 4, kTaskRows);
+  // As many rows as keep their codes close while all of x passes, but enough tasks to share.
+  const int64_t each = std::clamp<int64_t>(p.w.rows / kTasksWanted / 4 * 4, 4, kTaskRows);
   split(p.w.rows, each, p.work(), [&](int64_t n0, int64_t n1) { dot(p.w, x, n0, n1, y, p.w.rows); });
 }
 
@@ -113,17 +119,9 @@ void round_to_mode(const float* x, int64_t n, Activation activation, float* roun
   for (int64_t i = 0; i < n; ++i) rounded[i] = std::nearbyint(x[i] / divisor) * step;
 }
 
-// One of the float32 products that decode in registers; else false.
-bool small_product(const Problem& p, const float* x, float* y) {
-  if (p.transpose && p.rows <= kDotRows) {
-    dot_float32(p, x, y);
-    return true;
-  }
-  if (!p.transpose && p.rows <= kAccumulateRows) {
-    accumulate(p, x, y);
-    return true;
-  }
-  return false;
+// The float32 products that decode in registers.
+void small_product(const Problem& p, const float* x, float* y) {
+  p.transpose ? dot_float32(p, x, y) : accumulate(p, x, y);
 }
 
 // The product in a reduced mode, for float32 x and y.
@@ -143,7 +141,7 @@ void reduced_product(const Problem& p, Activation activation, const float* x, fl
   CodedMatrix w = p.w;
   w.codebook = levels.data();
   const Problem exact{w, p.rows, p.transpose};
-  if (small_product(exact, rounded.data(), y)) return;
+  if (exact.small()) return small_product(exact, rounded.data(), y);
   gemm(sum_columns(rounded.data(), p.rows, p.depth()), p.transpose ? sum_columns(w) : sum_rows(w), p.depth(),
        y);
 }
@@ -165,8 +163,7 @@ const float* as_float(const T* x, int64_t n, std::vector<float>& buffer) {
 template <class T>
 void multiply(const Problem& p, Activation activation, const T* x, T* y) {
   if (p.rows == 0 || p.outputs() == 0) return;
-  const bool small = p.rows <= (p.transpose ? kDotRows : kAccumulateRows);
-  if (p.depth() == 0 || (activation == Activation::float32 && !small)) {
+  if (p.depth() == 0 || (activation == Activation::float32 && !p.small())) {
     return gemm(sum_columns(x, p.rows, p.depth()), p.transpose ? sum_columns(p.w) : sum_rows(p.w), p.depth(),
                 y);
   }

@@ -22,21 +22,31 @@ void prepare_bfloat16(const float* x, int64_t columns, uint16_t* prepared) {
   }
 }
 
+// The codebooks of up to four neighbouring rows, one in each 128-bit quarter.
+GHOST_INLINE F32 four_codebooks(const float* codebook, int64_t row_stride, int rows) {
+  return rows == 4 && row_stride == 4 ? load(codebook) : broadcast_levels(codebook);
+}
+
 struct Bfloat16 {
   using Sum = __m512;
   using Element = uint16_t;
   static constexpr int kSteps = 8;
   __m512i table;
 
-  void read(const float* codebook) {
-    const __m512i low = _mm512_and_si512(_mm512_setr_epi32(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3),
-                                         _mm512_set1_epi32(3));
+  template <int R>
+  static void read(const float* codebook, int64_t row_stride, Bfloat16* modes) {
+    const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);
     const __m512i high = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-    uint32_t rounded[4];
-    for (int c = 0; c < 4; ++c) rounded[c] = to_bfloat16(codebook[c]).bits;
-    const __m512i levels = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rounded)));
-    const __m512i upper = _mm512_slli_epi32(_mm512_permutexvar_epi32(high, levels), 16);
-    table = _mm512_or_si512(_mm512_permutexvar_epi32(low, levels), upper);
+    const __m256i rounded =
+        reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(four_codebooks(codebook, row_stride, R)));
+    const __m512i levels = _mm512_cvtepu16_epi32(rounded);
+#  pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const __m512i row = _mm512_set1_epi32(4 * r);
+      const __m512i upper = _mm512_permutexvar_epi32(_mm512_add_epi32(high, row), levels);
+      const __m512i lower = _mm512_permutexvar_epi32(_mm512_add_epi32(low, row), levels);
+      modes[r].table = _mm512_or_si512(lower, _mm512_slli_epi32(upper, 16));
+    }
   }
   __m512i look(__m512i words, int step) const {
     return _mm512_permutexvar_epi32(_mm512_srli_epi32(words, static_cast<unsigned>(4 * step)), table);
@@ -47,7 +57,6 @@ struct Bfloat16 {
     return _mm512_dpbf16_ps(s, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
   }
   static float total(Sum s) { return _mm512_reduce_add_ps(s); }
-  static __m512i mask(__m512i v, __mmask16 lanes) { return _mm512_maskz_mov_epi32(lanes, v); }
   float finish(float total, const PreparedRows&, int64_t) const { return total; }
 };
 
@@ -76,6 +85,17 @@ int32_t prepare_int8(const float* x, float step, int64_t columns, int8_t* prepar
   return _mm512_reduce_add_epi32(total);
 }
 
+// Entry i of table t: the byte that holds level `code t of index i`, levels being 4 bytes apart.
+struct LevelByte {
+  alignas(64) uint8_t at[3][64];
+  constexpr LevelByte() : at() {
+    for (int t = 0; t < 3; ++t) {
+      for (int i = 0; i < 64; ++i) at[t][i] = static_cast<uint8_t>(4 * ((i >> (2 * t)) & 3));
+    }
+  }
+};
+constexpr LevelByte kLevelByte;
+
 struct Int8 {
   using Sum = __m512i;
   using Element = int8_t;
@@ -83,22 +103,26 @@ struct Int8 {
   __m512i tables[3];
   float step;  // value of one
 
-  void read(const float* codebook) {
-    const __m128 levels = _mm_loadu_ps(codebook);
-    const __m128 magnitude = _mm_andnot_ps(_mm_set1_ps(-0.0f), levels);
-    const __m128 pairs = _mm_max_ps(magnitude, _mm_movehl_ps(magnitude, magnitude));
-    step = _mm_cvtss_f32(_mm_max_ss(pairs, _mm_shuffle_ps(pairs, pairs, 1))) / 127.0f;
-    const __m128 divisor = _mm_set1_ps(step > 0.0f ? step : 1.0f);
-    const __m128i rounded = _mm_add_epi32(_mm_cvtps_epi32(_mm_div_ps(levels, divisor)), _mm_set1_epi32(128));
-    const __m512i bytes = _mm512_broadcast_i32x4(_mm_and_si128(rounded, _mm_set1_epi32(255)));
-    const __m512i position =
-        _mm512_set_epi64(0x3f3e3d3c3b3a3938, 0x3736353433323130, 0x2f2e2d2c2b2a2928, 0x2726252423222120,
-                         0x1f1e1d1c1b1a1918, 0x1716151413121110, 0x0f0e0d0c0b0a0908, 0x0706050403020100);
-    for (unsigned t = 0; t < 3; ++t) {
-      const __m512i code = _mm512_and_si512(_mm512_srli_epi16(position, 2 * t), _mm512_set1_epi8(3));
-      // Level c is byte 4 c.
-      tables[t] = _mm512_permutexvar_epi8(_mm512_slli_epi16(code, 2), bytes);
+  template <int R>
+  static void read(const float* codebook, int64_t row_stride, Int8* modes) {
+    const F32 levels = four_codebooks(codebook, row_stride, R);
+    const F32 pairs = _mm512_max_ps(abs(levels), _mm512_permute_ps(abs(levels), 0x4e));
+    const F32 steps = _mm512_max_ps(pairs, _mm512_permute_ps(pairs, 0xb1)) / splat(127.0f);
+    const F32 divisors = select_gt(steps, splat(0.0f), steps, splat(1.0f));
+    const __m512i rounded = _mm512_add_epi32(_mm512_cvtps_epi32(levels / divisors), _mm512_set1_epi32(128));
+#  pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+#  pragma GCC unroll 3
+      for (int t = 0; t < 3; ++t) {
+        const __m512i index = _mm512_load_si512(kLevelByte.at[t]);
+        modes[r].tables[t] = _mm512_permutexvar_epi8(
+            _mm512_add_epi8(index, _mm512_set1_epi8(static_cast<char>(16 * r))), rounded);
+      }
     }
+    alignas(64) float values[16];
+    store(values, steps);
+#  pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) modes[r].step = values[4 * r];
   }
   __m512i look(__m512i words, int step_index) const {
     const __m512i index = step_index == 3 ? _mm512_srli_epi16(words, 2) : words;
@@ -108,55 +132,67 @@ struct Int8 {
   static Sum add(Sum a, Sum b) { return _mm512_add_epi32(a, b); }
   static Sum multiply(Sum s, __m512i w, __m512i x) { return _mm512_dpbusd_epi32(s, w, x); }
   static int32_t total(Sum s) { return _mm512_reduce_add_epi32(s); }
-  static __m512i mask(__m512i v, __mmask16 lanes) { return _mm512_maskz_mov_epi32(lanes, v); }
   float finish(int32_t total, const PreparedRows& rows, int64_t m) const {
     return static_cast<float>(total - 128 * rows.sums[m]) * (step * rows.steps[m]);
   }
 };
 
+// sums += one block of R weight rows times M rows of activations; a tail has words in its first lanes only,
+// and what padding decodes to is masked, because level 0 may be infinite.
+template <class Mode, int R, int M, int A, bool kTail>
+GHOST_INLINE void block(const uint32_t* codes, int64_t words_per_row, const Mode (&modes)[R],
+                        const typename Mode::Element* x, int64_t stride, typename Mode::Sum (&sums)[R][M][A],
+                        __mmask16 valid) {
+  __m512i words[R];
+#  pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) words[r] = _mm512_maskz_loadu_epi32(valid, codes + r * words_per_row);
+#  pragma GCC unroll 8
+  for (int j = 0; j < Mode::kSteps; ++j) {
+    __m512i v[R];
+#  pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      v[r] = modes[r].look(words[r], j);
+      if constexpr (kTail) v[r] = _mm512_maskz_mov_epi32(valid, v[r]);
+    }
+#  pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) {
+      const __m512i xm = _mm512_loadu_si512(x + m * stride + j * (kBlock / Mode::kSteps));
+#  pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) sums[r][m][j % A] = Mode::multiply(sums[r][m][j % A], v[r], xm);
+    }
+  }
+}
+
 template <class Mode, int R, int M>
 void tile(const CodedMatrix& w, const PreparedRows& rows, int64_t m0, int64_t row, float* y, int64_t ldy) {
   using Element = typename Mode::Element;
-  constexpr int A = R * M < 8 ? 2 : 1;
+  constexpr int A =
+      R * M < 8 ? 2 : 1;  // two accumulators where there are few: each addition waits for the last
   const Element* x = static_cast<const Element*>(rows.data) + m0 * rows.stride;
+  const uint32_t* codes = w.codes + row * w.words();
   Mode modes[R];
+  Mode::template read<R>(w.codebook + row * w.row_stride, w.row_stride, modes);
   typename Mode::Sum sums[R][M][A];
-#  pragma GCC unroll 8
+#  pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
-    modes[r].read(w.codebook + (row + r) * w.row_stride);
 #  pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
 #  pragma GCC unroll 2
       for (int a = 0; a < A; ++a) sums[r][m][a] = Mode::zero();
     }
   }
-  const uint32_t* codes = w.codes + row * w.words();
+  int64_t k = 0;
 #  pragma GCC unroll 1
-  for (int64_t k = 0; k < w.columns; k += kBlock) {
-    const int lanes = static_cast<int>(min_of<int64_t>(kBlock, w.columns - k) / 16);
-    const __mmask16 valid = first(lanes);
-    __m512i words[R];
-#  pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) words[r] = _mm512_maskz_loadu_epi32(valid, codes + r * w.words() + k / 16);
-#  pragma GCC unroll 8
-    for (int j = 0; j < Mode::kSteps; ++j) {
-      __m512i v[R];
-#  pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        v[r] = modes[r].look(words[r], j);
-        if (lanes < 16) v[r] = Mode::mask(v[r], valid);
-      }
-#  pragma GCC unroll 4
-      for (int m = 0; m < M; ++m) {
-        const __m512i xm = _mm512_loadu_si512(x + m * rows.stride + k + j * (kBlock / Mode::kSteps));
-#  pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) sums[r][m][j % A] = Mode::multiply(sums[r][m][j % A], v[r], xm);
-      }
-    }
+  for (; k + kBlock <= w.columns; k += kBlock) {
+    block<Mode, R, M, A, false>(codes + k / 16, w.words(), modes, x + k, rows.stride, sums, 0xffff);
+  }
+  if (k < w.columns) {
+    const __mmask16 valid = first(static_cast<int>((w.columns - k) / 16));
+    block<Mode, R, M, A, true>(codes + k / 16, w.words(), modes, x + k, rows.stride, sums, valid);
   }
 #  pragma GCC unroll 4
   for (int m = 0; m < M; ++m) {
-#  pragma GCC unroll 8
+#  pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const auto all = A == 2 ? Mode::add(sums[r][m][0], sums[r][m][A - 1]) : sums[r][m][0];
       y[(m0 + m) * ldy + row + r] = modes[r].finish(Mode::total(all), rows, m0 + m);

@@ -13,7 +13,9 @@ namespace {
 constexpr int64_t kDepthBlock = 256;   // a panel of B this deep stays in the first-level cache
 constexpr int64_t kPackedA = 2 << 20;  // what one round packs of A and of B
 constexpr int64_t kPackedB = 1 << 20;
-constexpr int64_t kTileRows = 256;  // rows of A a task keeps in the second-level cache
+constexpr int64_t kDirectColumns = 128;  // of B up to which A is read as it is, once a column panel
+constexpr int64_t kTurnedRows = 64;      // of A up to which the factors change places
+constexpr int64_t kTileRows = 256;       // rows of A a task keeps in the second-level cache
 constexpr int64_t kTileColumns = 256;
 constexpr int64_t kTilesWanted = 16;        // enough to share out evenly
 constexpr int64_t kPackDepths = 16;         // depths of all panels packed together
@@ -41,12 +43,18 @@ struct Panels {
   int64_t vector;  // 0, or the width of B's last panel is rounded to this
   int64_t k0;
   int64_t depth;
-  float* packed;
+  float* packed;  // null where micro kernels read the operand itself
 
   int64_t count() const { return ceil_div(outer, stride); }
   int64_t size(int64_t p) const { return std::min(stride, outer - p * stride); }
   int64_t width(int64_t p) const { return vector ? std::min(stride, round_up(size(p), vector)) : stride; }
-  const float* at(int64_t p, int64_t k) const { return packed + p * stride * depth + k * width(p); }
+  const float* at(int64_t p, int64_t k) const {
+    if (packed) return packed + p * stride * depth + k * width(p);
+    return static_cast<const float*>(operand.data) + (first + p * stride) * operand.outer_stride +
+           (k0 + k) * operand.depth_stride;
+  }
+  int64_t outer_step() const { return packed ? 1 : operand.outer_stride; }
+  int64_t depth_step() const { return packed ? stride : operand.depth_stride; }
   // True where memory runs along the outer index: then it is read in order by packing all panels for a few
   // depths at a time.
   bool along_outer() const {
@@ -111,11 +119,14 @@ void multiply_tile(const Round& round, const Tiling& tiling, int64_t index, cons
     const bool accumulate = k > 0 || (round.c && round.accumulate);
     for (int64_t q = b0; q < b1; ++q) {
       const int64_t vectors = b.width(q) / kernels.width;
-      const auto micro = kernels.micro[2 * (a.stride - 1) + vectors - 1];
       float* column = c + (q - b0) * b.stride;
       for (int64_t p = a0; p < a1; ++p) {
-        micro(depth, a.at(p, k), b.at(q, k), column + (p - a0) * a.stride * ldc, ldc,
-              static_cast<int>(a.size(p)), static_cast<int>(b.size(q)), accumulate);
+        // A panel that ends with the operand is multiplied by a kernel of just its rows, for it may not be
+        // padded.
+        const int64_t rows = a.packed ? a.stride : a.size(p);
+        kernels.micro[2 * (rows - 1) + vectors - 1](
+            depth, a.at(p, k), a.outer_step(), a.depth_step(), b.at(q, k), column + (p - a0) * a.stride * ldc,
+            ldc, static_cast<int>(a.size(p)), static_cast<int>(b.size(q)), accumulate);
       }
     }
   }
@@ -137,6 +148,7 @@ void pack(std::initializer_list<const Panels*> operands, bool parallel) {
   };
   std::vector<Share> shares;
   for (const Panels* panels : operands) {
+    if (!panels->packed) continue;
     const bool by_depth = panels->along_outer();
     const int64_t total = by_depth ? panels->depth : panels->count();
     const int64_t elements = by_depth ? panels->outer : panels->stride * panels->depth;
@@ -163,6 +175,21 @@ void empty_sum(int64_t rows, int64_t columns, float* c, const GemmEpilogue& epil
   }
 }
 
+// C^T = B A^T: with few rows it is cheaper to turn the result round than to pack the larger factor.
+void gemm_turned(const GemmOperand& a, const GemmOperand& b, int64_t depth, float* c,
+                 const GemmEpilogue& epilogue) {
+  const int64_t rows = a.outer;
+  const int64_t columns = b.outer;
+  const auto size = static_cast<size_t>(rows * columns);
+  float* turned = scratch(Scratch::gemm_transposed, c ? size : 2 * size);
+  gemm(b, a, depth, turned, {});
+  if (!c) c = turned + size;
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j) c[i * columns + j] = turned[j * rows + i];
+  }
+  if (epilogue) epilogue({0, rows, 0, columns, c, columns});
+}
+
 template <class T>
 void gemm_half(const GemmOperand& a, const GemmOperand& b, int64_t depth, T* c) {
   const int64_t columns = b.outer;
@@ -182,6 +209,9 @@ void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, float* c, c
   const int64_t columns = b.outer;
   if (rows == 0 || columns == 0) return;
   if (depth == 0) return empty_sum(rows, columns, c, epilogue);
+  if (rows <= kTurnedRows && columns > kDirectColumns && b.type == GemmOperand::Type::f32) {
+    return gemm_turned(a, b, depth, c, epilogue);
+  }
   const auto& kernels = gemm_kernels();
   const bool parallel =
       static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(depth) >= kParallelWork;
@@ -192,7 +222,10 @@ void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, float* c, c
   const int64_t round_rows = std::min(rows, std::max(a_stride, kPackedA / deepest / a_stride * a_stride));
   const int64_t round_columns = std::min(
       round_up(columns, b_stride), std::max(kTileColumns, kPackedB / deepest / kTileColumns * kTileColumns));
-  float* a_packed = scratch(Scratch::gemm_a, static_cast<size_t>(round_up(round_rows, a_stride) * deepest));
+  const bool direct = a.type == GemmOperand::Type::f32 && columns <= kDirectColumns;
+  float* a_packed =
+      direct ? nullptr
+             : scratch(Scratch::gemm_a, static_cast<size_t>(round_up(round_rows, a_stride) * deepest));
   float* b_packed = scratch(Scratch::gemm_b, static_cast<size_t>(round_columns * deepest));
 
   for (int64_t k0 = 0; k0 < depth; k0 += kGemmDepth) {

@@ -20,10 +20,12 @@ struct GemmOperand {
   bool outer_is_columns = false;  // for Type::codes: i is the column and k the row of the coded matrix
 };
 
-// c[i * ldc + j] = (or +=, when accumulating) sum_k a[k * R + i] * b[k * C + j] for i < rows, j < columns,
-// where the kernel was made for R >= rows and C >= columns.
-using GemmMicroKernel = void (*)(int64_t depth, const float* a, const float* b, float* c, int64_t ldc,
-                                 int rows, int columns, bool accumulate);
+// c[i * ldc + j] = (or +=, when accumulating) sum_k A(i, k) * b[k * C + j] for i < rows, j < columns, where
+// the kernel was made for R >= rows and C >= columns. A(i, k) is a[i * a_row + k * a_depth], and all R rows
+// of it are read.
+using GemmMicroKernel = void (*)(int64_t depth, const float* a, int64_t a_row, int64_t a_depth,
+                                 const float* b, float* c, int64_t ldc, int rows, int columns,
+                                 bool accumulate);
 
 struct GemmKernels {
   int max_rows;                  // of a micro tile; a full one is two vectors wide

@@ -18,8 +18,13 @@ constexpr int kRows = 4;
 #endif
 
 template <int R, int V>
-void micro(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, int rows, int columns,
-           bool accumulate) {
+void micro(int64_t depth, const float* a, int64_t a_row, int64_t a_depth, const float* b, float* c,
+           int64_t ldc, int rows, int columns, bool accumulate) {
+  // Three rows a pointer: x86 addresses base, base + index and base + 2 * index.
+  constexpr int kPointers = (R + 2) / 3;
+  const float* group[kPointers];
+#pragma GCC unroll 8
+  for (int g = 0; g < kPointers; ++g) group[g] = a + 3 * g * a_row;
   F32 sums[R][V];
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
@@ -33,11 +38,12 @@ void micro(int64_t depth, const float* a, const float* b, float* c, int64_t ldc,
     for (int v = 0; v < V; ++v) row[v] = load(b + v * kWidth);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
-      const F32 ai = splat(a[i]);
+      const F32 ai = splat(group[i / 3][(i % 3) * a_row]);
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) sums[i][v] = fma(ai, row[v], sums[i][v]);
     }
-    a += R;
+#pragma GCC unroll 8
+    for (int g = 0; g < kPointers; ++g) group[g] += a_depth;
     b += V * kWidth;
   }
   if (rows == R && columns == V * kWidth) {

@@ -1,10 +1,18 @@
+#include <algorithm>
+#include <vector>
+
 #include "common/dispatch.h"
 #include "common/gemm.h"
 #include "common/parallel.h"
 #include "dense_matmul/dense_matmul.h"
+#include "dense_matmul/dense_matmul_kernels.h"
 
 namespace ghost {
 namespace {
+
+constexpr int64_t kDotRows = 4;           // rows of x up to which the weight is read once, in place
+constexpr int64_t kSerialWork = 1 << 20;  // multiply-adds not worth waking a thread for
+constexpr int64_t kTaskWork = 1 << 18;
 
 // A stack of row-major matrices; one holding all leading dimensions as rows when the product is not batched.
 struct Matrices {
@@ -30,11 +38,35 @@ GemmOperand operand(const mx::array& x, const Matrices& size, int64_t index, boo
   return result;
 }
 
+// x weight^T for a few rows of x.
+void dot(const mx::array& x, const mx::array& weight, mx::array& y) {
+  const int64_t rows = leading_size(x);
+  const int64_t outputs = weight.shape(0);
+  const int64_t columns = weight.shape(1);
+  std::vector<float> x32(static_cast<size_t>(rows * columns));
+  std::vector<float> y32(static_cast<size_t>(rows * outputs));
+  dispatch_dtype(x.dtype(), [&]<class T>() { convert(in_ptr<T>(x), x32.data(), rows * columns); });
+  dispatch_dtype(weight.dtype(), [&]<class T>() {
+    const auto kernel = dense_dot_kernels().get<T>().dot;
+    const int64_t work = rows * outputs * columns;
+    const int64_t each = std::max<int64_t>(4, kTaskWork / std::max<int64_t>(rows * columns, 1) / 4 * 4);
+    const auto task = [&](int64_t n0, int64_t n1) {
+      kernel(x32.data(), static_cast<int>(rows), in_ptr<T>(weight), columns, n0, n1, y32.data(), outputs);
+    };
+    if (work < kSerialWork) return task(0, outputs);
+    parallel_for((outputs + each - 1) / each,
+                 [&](int64_t i) { task(i * each, std::min((i + 1) * each, outputs)); });
+  });
+  dispatch_dtype(y.dtype(), [&]<class T>() { convert(y32.data(), out_ptr<T>(y), rows * outputs); });
+}
+
 }  // namespace
 
 void DenseMatmul::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   dispatch_cpu(stream(), inputs, outputs, [options = options_](const Arrays& in, Arrays& out) {
     const DenseForm form = options.form;
+    if (form == DenseForm::NT && !options.batched && leading_size(in[0]) <= kDotRows)
+      return dot(in[0], in[1], out[0]);
     const Matrices left = matrices_of(in[0], options.batched);
     const Matrices right = matrices_of(in[1], options.batched);
     const Matrices product = matrices_of(out[0], options.batched);

@@ -108,8 +108,16 @@ def test_matches_reference(impl, dtype, transpose, per, lead, n):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("transpose", [True, False])
 def test_every_instruction_set(isa, dtype, transpose):
-    for rows, n, k, per in [(1, 37, 16, "row"), (2, 9, 288, 32), (3, 21, 320, 64), (4, 38, 640, 128),
-                            (5, 33, 272, "tensor"), (16, 19, 2320, "row"), (29, 35, 640, 64), (31, 37, 288, "row")]:  # fmt: skip
+    for rows, n, k, per in [
+        (1, 37, 16, "row"),
+        (2, 9, 288, 32),
+        (3, 21, 320, 64),
+        (4, 38, 640, 128),
+        (5, 33, 272, "tensor"),
+        (16, 19, 2320, "row"),
+        (29, 35, 640, 64),
+        (31, 37, 288, "row"),
+    ]:
         check(operands((rows,), n, k, per, dtype, transpose), dtype, transpose)
 
 
@@ -133,7 +141,13 @@ def test_empty(impl, transpose, lead, n, k, per):
 def test_activation_modes(isa, activation, transpose):
     """Each mode is exact arithmetic on rounded operands, whatever the instructions; and its error is as documented."""
     limit = {"float32": 1e-6, "bfloat16": 3.5e-3, "int8": 2e-2}[activation]
-    for rows, n, k, per in [(1, 70, 560, "row"), (2, 66, 768, "tensor"), (3, 34, 640, 64), (7, 37, 272, "row"), (33, 21, 288, 32)]:
+    for rows, n, k, per in [
+        (1, 70, 560, "row"),
+        (2, 66, 768, "tensor"),
+        (3, 34, 640, 64),
+        (7, 37, 272, "row"),
+        (33, 21, 288, 32),
+    ]:
         (x, xr), (codes, words), (codebook, cr), _ = operands((rows,), n, k, per, transpose=transpose)
         y = gn.codebook_matmul(x, codes, codebook, transpose=transpose, activation=activation)
         rounded_first = codebook_matmul_ref(xr, words, cr, transpose=transpose, activation=activation)
@@ -158,8 +172,12 @@ def test_infinite_level_does_not_leak_from_padding():
         words = pack_ref(np.full((5, k), 1))
         codebook = mx.array([np.inf, 2.0, 3.0, 4.0])
         for rows in (1, 4, 20):
-            assert mx.array_equal(gn.codebook_matmul(mx.ones((rows, k)), mx.array(words), codebook), mx.full((rows, 5), 2.0 * k))
-        assert mx.array_equal(gn.codebook_matmul(mx.ones((5,)), mx.array(words), codebook, transpose=False), mx.full((k,), 10.0))
+            assert mx.array_equal(
+                gn.codebook_matmul(mx.ones((rows, k)), mx.array(words), codebook), mx.full((rows, 5), 2.0 * k)
+            )
+        assert mx.array_equal(
+            gn.codebook_matmul(mx.ones((5,)), mx.array(words), codebook, transpose=False), mx.full((k,), 10.0)
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -257,7 +275,9 @@ def test_pack_and_unpack_are_inverse(rows, words, seed):
     r = np.random.default_rng(seed)
     codes = r.integers(0, 4, (rows, 16 * words)).astype(np.uint32)
     np.testing.assert_array_equal(unpack_ref(pack_ref(codes)), codes)
-    packed = gn.codebook_assign(mx.array(codes.astype(np.float32)).reshape(rows, 16 * words), mx.arange(4).astype(mx.float32))
+    packed = gn.codebook_assign(
+        mx.array(codes.astype(np.float32)).reshape(rows, 16 * words), mx.arange(4).astype(mx.float32)
+    )
     np.testing.assert_array_equal(np.array(packed), pack_ref(codes))
     back = gn.codebook_dequantize(packed, mx.arange(4).astype(mx.float32))
     np.testing.assert_array_equal(np.array(back), codes)
@@ -425,28 +445,82 @@ CODES, ROW_BOOK = mx.zeros((3, 2), dtype=mx.uint32), mx.zeros((3, 1, 4))
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: gn.codebook_matmul(mx.zeros((2, 31)), CODES, ROW_BOOK), r"\[codebook_matmul\] x has the wrong shape, given \(2, 31\), allowed: \(\.\.\., K\) with K = 32"),
-        (lambda: gn.codebook_matmul(mx.zeros((2, 32)), CODES, ROW_BOOK, transpose=False), r"x has the wrong shape, given \(2, 32\), allowed: \(\.\.\., N\) with N = 3"),
-        (lambda: gn.codebook_matmul(mx.zeros((2, 32)), CODES.astype(mx.int32), ROW_BOOK), r"codes has the wrong dtype, given int32, allowed: uint32"),
-        (lambda: gn.codebook_matmul(mx.zeros((2, 32)), CODES[0], ROW_BOOK), r"codes has the wrong shape, given \(2,\), allowed: \(N, K / 16\)"),
-        (lambda: gn.codebook_matmul(mx.zeros((2, 32)), CODES, mx.zeros((3, 4))), r"codebook has the wrong shape, given \(3, 4\), allowed: \(4,\), \(N, 1, 4\)"),
-        (lambda: gn.codebook_matmul(mx.zeros((2, 32)), CODES, mx.zeros((3, 2, 4))), r"codebook has the wrong shape, given \(3, 2, 4\).*group_size 32, 64 or 128, here N = 3 and K = 32"),
-        (lambda: gn.codebook_matmul(mx.zeros((2, 32)), CODES, ROW_BOOK.astype(mx.int32)), r"codebook has the wrong dtype, given int32"),
-        (lambda: gn.codebook_matmul(mx.zeros((2, 32), dtype=mx.int32), CODES, ROW_BOOK), r"x has the wrong dtype, given int32"),
-        (lambda: gn.codebook_matmul(mx.zeros((2, 32)), CODES, ROW_BOOK, activation="int4"), r"unknown activation, given 'int4', allowed: 'float32', 'bfloat16', 'int8'"),
-        (lambda: gn.codebook_matmul_latent(mx.zeros((2, 20)), mx.zeros((3, 20)), mx.zeros((4,))), r"\[codebook_matmul_latent\] weight has the wrong shape, given \(3, 20\), allowed: \(N, K\) with K a multiple of 16"),
-        (lambda: gn.codebook_matmul_latent(mx.zeros((2, 16)), mx.zeros((3, 32)), mx.zeros((4,))), r"\[codebook_matmul_latent\] x has the wrong shape, given \(2, 16\)"),
-        (lambda: gn.codebook_assign(mx.zeros((3, 20)), mx.zeros((4,))), r"\[codebook_assign\] w has the wrong shape, given \(3, 20\)"),
-        (lambda: gn.codebook_dequantize(CODES, mx.zeros((5,))), r"\[codebook_dequantize\] codebook has the wrong shape, given \(5,\)"),
-        (lambda: gn.codebook_dequantize(CODES, ROW_BOOK, mx.int32), r"\[codebook_dequantize\] wrong dtype, given int32"),
+        (
+            lambda: gn.codebook_matmul(mx.zeros((2, 31)), CODES, ROW_BOOK),
+            r"\[codebook_matmul\] x has the wrong shape, given \(2, 31\), allowed: \(\.\.\., K\) with K = 32",
+        ),
+        (
+            lambda: gn.codebook_matmul(mx.zeros((2, 32)), CODES, ROW_BOOK, transpose=False),
+            r"x has the wrong shape, given \(2, 32\), allowed: \(\.\.\., N\) with N = 3",
+        ),
+        (
+            lambda: gn.codebook_matmul(mx.zeros((2, 32)), CODES.astype(mx.int32), ROW_BOOK),
+            r"codes has the wrong dtype, given int32, allowed: uint32",
+        ),
+        (
+            lambda: gn.codebook_matmul(mx.zeros((2, 32)), CODES[0], ROW_BOOK),
+            r"codes has the wrong shape, given \(2,\), allowed: \(N, K / 16\)",
+        ),
+        (
+            lambda: gn.codebook_matmul(mx.zeros((2, 32)), CODES, mx.zeros((3, 4))),
+            r"codebook has the wrong shape, given \(3, 4\), allowed: \(4,\), \(N, 1, 4\)",
+        ),
+        (
+            lambda: gn.codebook_matmul(mx.zeros((2, 32)), CODES, mx.zeros((3, 2, 4))),
+            r"codebook has the wrong shape, given \(3, 2, 4\).*here N = 3 and K = 32",
+        ),
+        (
+            lambda: gn.codebook_matmul(mx.zeros((2, 32)), CODES, ROW_BOOK.astype(mx.int32)),
+            r"codebook has the wrong dtype, given int32",
+        ),
+        (
+            lambda: gn.codebook_matmul(mx.zeros((2, 32), dtype=mx.int32), CODES, ROW_BOOK),
+            r"x has the wrong dtype, given int32",
+        ),
+        (
+            lambda: gn.codebook_matmul(mx.zeros((2, 32)), CODES, ROW_BOOK, activation="int4"),
+            r"unknown activation, given 'int4', allowed: 'float32', 'bfloat16', 'int8'",
+        ),
+        (
+            lambda: gn.codebook_matmul_latent(mx.zeros((2, 20)), mx.zeros((3, 20)), mx.zeros((4,))),
+            r"latent\] weight has the wrong shape, given \(3, 20\), allowed: \(N, K\) with K a multiple of 16",
+        ),
+        (
+            lambda: gn.codebook_matmul_latent(mx.zeros((2, 16)), mx.zeros((3, 32)), mx.zeros((4,))),
+            r"\[codebook_matmul_latent\] x has the wrong shape, given \(2, 16\)",
+        ),
+        (
+            lambda: gn.codebook_assign(mx.zeros((3, 20)), mx.zeros((4,))),
+            r"\[codebook_assign\] w has the wrong shape, given \(3, 20\)",
+        ),
+        (
+            lambda: gn.codebook_dequantize(CODES, mx.zeros((5,))),
+            r"\[codebook_dequantize\] codebook has the wrong shape, given \(5,\)",
+        ),
+        (
+            lambda: gn.codebook_dequantize(CODES, ROW_BOOK, mx.int32),
+            r"\[codebook_dequantize\] wrong dtype, given int32",
+        ),
         (lambda: gn.bucket_sum(mx.zeros((3, 16)), CODES), r"\[bucket_sum\] dw has the wrong shape, given \(3, 16\)"),
         (lambda: gn.bucket_sum(mx.zeros((3, 32)), CODES, 64), r"\[bucket_sum\] wrong group_size, given 64 for K = 32"),
-        (lambda: gn.codebook_from_affine(mx.zeros((3, 2)), mx.zeros((3, 1))), r"\[codebook_from_affine\] scales and biases have the wrong shapes, given \(3, 2\) and \(3, 1\)"),
-        (lambda: gn.codebook_quantize(mx.zeros((3, 20))), r"\[codebook_quantize\] w has the wrong shape, given \(3, 20\)"),
-        (lambda: gn.codebook_quantize(mx.zeros((3, 32)), 64), r"\[codebook_quantize\] wrong group_size, given 64 for K = 32"),
-        (lambda: gn.codebook_quantize(mx.zeros((3, 32)), 32, per="tensor"), r"\[codebook_quantize\] wrong per, given 'tensor' with group_size 32"),
+        (
+            lambda: gn.codebook_from_affine(mx.zeros((3, 2)), mx.zeros((3, 1))),
+            r"\[codebook_from_affine\] scales and biases have the wrong shapes, given \(3, 2\) and \(3, 1\)",
+        ),
+        (
+            lambda: gn.codebook_quantize(mx.zeros((3, 20))),
+            r"\[codebook_quantize\] w has the wrong shape, given \(3, 20\)",
+        ),
+        (
+            lambda: gn.codebook_quantize(mx.zeros((3, 32)), 64),
+            r"\[codebook_quantize\] wrong group_size, given 64 for K = 32",
+        ),
+        (
+            lambda: gn.codebook_quantize(mx.zeros((3, 32)), 32, per="tensor"),
+            r"\[codebook_quantize\] wrong per, given 'tensor' with group_size 32",
+        ),
     ],
-)  # fmt: skip
+)
 def test_malformed_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()

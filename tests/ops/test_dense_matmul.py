@@ -165,13 +165,25 @@ def test_any_stream():
 @pytest.mark.parametrize(
     ("x", "weight", "message"),
     [
-        (mx.zeros((2, 5)), mx.zeros((3, 4)), r"\[dense_matmul\] x has the wrong shape, given \(2, 5\), allowed: \(\.\.\., K\) with K = 4"),
+        (
+            mx.zeros((2, 5)),
+            mx.zeros((3, 4)),
+            r"\[dense_matmul\] x has the wrong shape, given \(2, 5\), allowed: \(\.\.\., K\) with K = 4",
+        ),
         (mx.array(1.0), mx.zeros((3, 4)), r"\[dense_matmul\] x has the wrong shape, given \(\)"),
-        (mx.zeros((2, 4)), mx.zeros((4,)), r"\[dense_matmul\] weight has the wrong shape, given \(4,\), allowed: \(N, K\)"),
+        (
+            mx.zeros((2, 4)),
+            mx.zeros((4,)),
+            r"\[dense_matmul\] weight has the wrong shape, given \(4,\), allowed: \(N, K\)",
+        ),
         (mx.zeros((2, 4), dtype=mx.int32), mx.zeros((3, 4)), r"\[dense_matmul\] x has the wrong dtype, given int32"),
-        (mx.zeros((2, 4)), mx.zeros((3, 4), dtype=mx.uint8), r"\[dense_matmul\] weight has the wrong dtype, given uint8"),
+        (
+            mx.zeros((2, 4)),
+            mx.zeros((3, 4), dtype=mx.uint8),
+            r"\[dense_matmul\] weight has the wrong dtype, given uint8",
+        ),
     ],
-)  # fmt: skip
+)
 def test_malformed_input(x, weight, message):
     with pytest.raises(ValueError, match=message):
         gn.dense_matmul(x, weight)

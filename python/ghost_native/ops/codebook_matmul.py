@@ -144,7 +144,7 @@ def bucket_sum(dw: mx.array, codes: mx.array, group_size: int | None = None, *, 
 
 
 def codebook_from_affine(scales: mx.array, biases: mx.array, *, stream: Where = None) -> mx.array:
-    """The codebook ``(N, K / group_size, 4)`` of weights made by ``mx.quantize(w, bits=2)``; its codes serve as they are.
+    """The codebook ``(N, K / group_size, 4)`` of weights made by ``mx.quantize(w, bits=2)``, whose codes serve as is.
 
     Args:
         scales: ``(N, K / group_size)``.
@@ -201,7 +201,7 @@ def codebook_quantize(
         )
     if w.ndim != 2 or w.shape[1] % 16:
         raise ValueError(
-            f"[codebook_quantize] w has the wrong shape, given {tuple(w.shape)}, allowed: (N, K) with K a multiple of 16."
+            f"[codebook_quantize] w has the wrong shape, given {tuple(w.shape)}, allowed: (N, K), K a multiple of 16."
         )
     groups = _groups("codebook_quantize", w.shape[1], group_size)
     with mx.stream(stream) if stream is not None else mx.stream(mx.default_device()):
@@ -234,6 +234,6 @@ def _groups(op: str, columns: int, group_size: int | None) -> int:
         return 1
     if group_size not in (32, 64, 128) or columns % group_size or columns == 0:
         raise ValueError(
-            f"[{op}] wrong group_size, given {group_size} for K = {columns}, allowed: None, 32, 64 or 128 that divide K."
+            f"[{op}] wrong group_size, given {group_size} for K = {columns}, allowed: None, or 32, 64, 128 dividing K."
         )
     return columns // group_size
