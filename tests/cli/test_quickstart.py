@@ -20,7 +20,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     train = [Document(f"t{i}", text * 20 + bytes((65 + i,))) for i in range(4)]
     corpus = Corpus(train, [Document("h", text * 8 + b"held out")], [Skipped("s", "empty")])
     monkeypatch.setattr(ghost_native.data, "python_corpus", lambda: corpus)
-    monkeypatch.setattr(GhostConfig, "preset", lambda name: GhostConfig(dim=32, num_layers=2))
+    monkeypatch.setattr(GhostConfig, "preset", lambda name, **changes: GhostConfig(dim=32, num_layers=2, **changes))
     monkeypatch.setattr(quickstart, "BATCH", 2)
     monkeypatch.setattr(quickstart, "SEQLEN", 32)
 

@@ -202,7 +202,7 @@ def test_any_stream():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"x": mx.zeros((2, 5))}, r"\[causal_conv1d\] x has the wrong shape, given \(2, 5\), allowed: .*\(batch, seqlen"),
+        ({"x": mx.zeros((2, 5))}, r"\[causal_conv1d\] x has the wrong shape, given \(2, 5\), allowed: .*\(batch"),
         ({"x": mx.zeros((2, 5, 3), dtype=mx.int32)}, r"\[causal_conv1d\] x has the wrong dtype, given int32"),
         ({"weight": mx.zeros((4, 5))}, r"weight has the wrong shape, given \(4, 5\), allowed: \(dim, width\)"),
         ({"weight": mx.zeros((3, 3))}, r"x has the wrong shape, given \(2, 5, 4\)"),

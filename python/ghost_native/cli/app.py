@@ -99,7 +99,7 @@ def _dispatch(arguments: list[str]) -> int:
     verb.add_arguments(parser)
     args = parser.parse(rest)
     blas.prepare()
-    from ghost_native import tune_allocator
+    from ghost_native._native import tune_allocator
 
     tune_allocator()
     return verb.run(args)

@@ -50,7 +50,8 @@ class ByteBatcher:
         run: windows a row stays in one place; None to go on round the ring.
 
     Raises:
-        ValueError: batch, seqlen or run below 1, no documents, an empty document, or fewer than seqlen + 1 bytes in all.
+        ValueError: batch, seqlen or run below 1, no documents, an empty document, or fewer than seqlen + 1 bytes in
+            all.
     """
 
     def __init__(
