@@ -65,18 +65,24 @@ void dot(const mx::array& x, const mx::array& weight, mx::array& y) {
 void DenseMatmul::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   dispatch_cpu(stream(), inputs, outputs, [options = options_](const Arrays& in, Arrays& out) {
     const DenseForm form = options.form;
-    if (form == DenseForm::NT && !options.batched && leading_size(in[0]) <= kDotRows)
+    if (form == DenseForm::NT && !options.batched && leading_size(in[0]) <= kDotRows) {
       return dot(in[0], in[1], out[0]);
+    }
     const Matrices left = matrices_of(in[0], options.batched);
     const Matrices right = matrices_of(in[1], options.batched);
     const Matrices product = matrices_of(out[0], options.batched);
     const int64_t depth = form == DenseForm::TN ? left.rows : left.columns;
     dispatch_dtype(out[0].dtype(), [&]<class T>() {
-      parallel_for(product.count, [&](int64_t i) {
+      const auto multiply = [&](int64_t i) {
         const GemmOperand a = operand(in[0], left, i, form == DenseForm::TN);
         const GemmOperand b = operand(in[1], right, i, form != DenseForm::NT);
         gemm(a, b, depth, out_ptr<T>(out[0]) + i * product.rows * product.columns);
-      });
+      };
+      if (product.count * product.rows * product.columns * depth < kSerialWork) {
+        for (int64_t i = 0; i < product.count; ++i) multiply(i);
+      } else {
+        parallel_for(product.count, multiply);
+      }
     });
   });
 }
