@@ -108,10 +108,8 @@ class SparseAttention(nn.Module):
         pad = blocks * size - seqlen
         if pad:
             q, keys, values = (mx.pad(a, [(0, 0), (0, pad), (0, 0)]) for a in (q, keys, values))
-        near = np.arange(blocks)[:, None] * size + np.arange(stride + size)
         qh = self._heads(q.reshape(batch, blocks, size, dim)) * self.head_dim**-0.5
-        kh = self._heads(keys[:, mx.array(near.astype(np.int32))])
-        vh = self._heads(values[:, mx.array(near.astype(np.int32))])
+        kh, vh = self._heads(_windows(keys, blocks)), self._heads(_windows(values, blocks))
         local = ops.dense_matmul(qh, kh)  # (batch, blocks, heads, size, stride + size)
         # Key column c of a block is the row `distance` before query i; it exists once that many rows have been seen.
         distance = mx.array(np.arange(size)[:, None] + stride - np.arange(stride + size)[None], dtype=mx.int32)
@@ -163,6 +161,19 @@ class SparseAttention(nn.Module):
             count=count + lengths,
             seen=seen,
         )
+
+
+def _windows(rows: mx.array, blocks: int) -> mx.array:
+    """The rows each block of queries may look at, (batch, blocks, stride + size, dim).
+
+    rows (batch, stride + blocks * size, dim), size being stride unless there is one block. Slices, not a gather: the
+    gradient of a gather is a scatter, which is slow.
+    """
+    batch, count, dim = rows.shape
+    if blocks == 1:
+        return rows[:, None]
+    cut = rows.reshape(batch, blocks + 1, count // (blocks + 1), dim)
+    return mx.concatenate([cut[:, :-1], cut[:, 1:]], axis=2)
 
 
 class _Padding:
