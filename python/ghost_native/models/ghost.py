@@ -61,7 +61,7 @@ class MemoryStream(TypedDict):
 class GhostState(TypedDict):
     """What a stream carries between calls of :meth:`Ghost.step`. Treat it as opaque; old states stay usable.
 
-    cheap (batch, 1, dim) is the last output of the tokenizer, off which the next byte's surprise is read.
+    cheap (batch, 1, 256) are the cheap predictor's logits for the next byte, of which its surprise is read.
     """
 
     tokenizer: TokenizerState
@@ -176,7 +176,7 @@ class Ghost(nn.Module):
         """The state before the first byte of `batch` streams, reading the facts stored now."""
         return GhostState(
             tokenizer=self.tokenizer.init_state(batch),
-            cheap=mx.zeros((batch, 1, self.config.dim)),
+            cheap=mx.zeros((batch, 1, 256)),
             layers=[layer.init_state(batch) for layer in self.layers],
             memory=self._stored_facts(None, batch),
         )
@@ -205,11 +205,10 @@ class Ghost(nn.Module):
             memory = self._stored_facts(memory, batch)
 
         h, boundary_logit, tokenizer_state = self.tokenizer(tokens, state["tokenizer"])
-        before = mx.concatenate([state["cheap"], h[:, :-1]], axis=1)
-        surprise = self.router.surprise(self.router.predict(before, self.head.weight), tokens)
-        depth = self.router.depth(h, tokens, surprise)
         cheap_logits = self.router.predict(h, self.head.weight)
-        cheap = h[:, -1:] if tokens.shape[1] else state["cheap"]
+        foreseen = mx.concatenate([state["cheap"], cheap_logits], axis=1)
+        surprise = self.router.surprise(foreseen[:, :-1], tokens)
+        depth = self.router.depth(h, tokens, surprise)
 
         address: FactAddress | None = None
         layer_states: list[LayerState] = []
@@ -226,7 +225,7 @@ class Ghost(nn.Module):
         logits = self.head(self.norm(h))
         if address is not None:
             logits = logits + self.memory.copy_logits(address)
-        new_state = GhostState(tokenizer=tokenizer_state, cheap=cheap, layers=layer_states, memory=memory)
+        new_state = GhostState(tokenizer=tokenizer_state, cheap=foreseen[:, -1:], layers=layer_states, memory=memory)
         return Forward(logits, new_state, boundary_logit, cheap_logits, surprise, depth, address, routed)
 
     def _route_layer(

@@ -19,7 +19,7 @@ class AttentionState(TypedDict):
 
     window_k, window_v (batch, stride, dim): the last rows, newest last; strided_k, strided_v (batch, capacity, dim):
     rows stride - 1, 2 * stride - 1, ... from the beginning; count (batch,) int32: rows seen; seen: an upper bound of
-    it known without evaluating, which sizes the strided cache.
+    it known without evaluating, which sizes the strided cache; exact: whether it is count, of every sequence.
     """
 
     window_k: mx.array
@@ -28,6 +28,7 @@ class AttentionState(TypedDict):
     strided_v: mx.array
     count: mx.array
     seen: int
+    exact: bool
 
 
 class SparseAttention(nn.Module):
@@ -67,6 +68,7 @@ class SparseAttention(nn.Module):
             strided_v=mx.zeros((batch, 0, dim)),
             count=mx.zeros((batch,), dtype=mx.int32),
             seen=0,
+            exact=True,
         )
 
     def __call__(
@@ -84,6 +86,7 @@ class SparseAttention(nn.Module):
             return self.out(y), state
         padding = _Padding(np.array(cu_seqlens), x.shape[0])
         state = self.init_state(padding.batch) if state is None else state
+        state = AttentionState(**{**state, "exact": False})
         y, state = self._attend(padding.pad(q), padding.pad(k), padding.pad(v), padding.lengths, state)
         return self.out(padding.unpad(y)), state
 
@@ -111,15 +114,12 @@ class SparseAttention(nn.Module):
         qh = self._heads(q.reshape(batch, blocks, size, dim)) * self.head_dim**-0.5
         kh, vh = self._heads(_windows(keys, blocks)), self._heads(_windows(values, blocks))
         local = ops.dense_matmul(qh, kh)  # (batch, blocks, heads, size, stride + size)
-        # Key column c of a block is the row `distance` before query i; it exists once that many rows have been seen.
-        distance = mx.array(np.arange(size)[:, None] + stride - np.arange(stride + size)[None], dtype=mx.int32)
-        position = count[:, None, None, None] + mx.array(
-            (np.arange(blocks)[:, None, None] * size + np.arange(size)[:, None]).astype(np.int32)
-        )
-        allowed = (distance >= 0) & (distance < stride) & (distance <= position)
-        slopes = 2.0 ** -(8.0 / self.num_heads * mx.arange(1, self.num_heads + 1))
-        bias = -slopes[:, None, None] * distance.astype(mx.float32)
-        local = mx.where(allowed[:, :, None], local + bias, _MASKED)
+        local = local + self._near_bias(size)
+        if not state["exact"] or state["seen"] < stride:
+            # Column c of block b is row b * size + c - stride of this call; earlier ones exist once seen before.
+            row = mx.array((np.arange(blocks)[:, None] * size + np.arange(stride + size) - stride).astype(np.int32))
+            exists = count[:, None, None] + row >= 0
+            local = local + mx.where(exists, 0.0, _MASKED)[:, :, None, None]
 
         # Far rows: row m of the cache is number m * stride + stride - 1, seen by queries at least `stride` later.
         far = new_state["strided_k"].shape[1]
@@ -129,14 +129,22 @@ class SparseAttention(nn.Module):
             shape = (batch, blocks, self.num_heads, far, self.head_dim)
             fk, fv = mx.broadcast_to(fk, shape), mx.broadcast_to(fv, shape)
             number = mx.arange(far, dtype=mx.int32) * stride + stride - 1
-            seen = number <= position - stride
-            remote = mx.where(seen[:, :, None], ops.dense_matmul(qh, fk), _MASKED)
+            query = mx.array((np.arange(blocks)[:, None] * size + np.arange(size)).astype(np.int32))
+            seen = number <= (count[:, None, None] + query - stride)[..., None]
+            remote = ops.dense_matmul(qh, fk) + mx.where(seen, 0.0, _MASKED)[:, :, None]
             weights = mx.softmax(mx.concatenate([local, remote], axis=-1), axis=-1, precise=True)
             y = ops.dense_matmul(weights[..., : stride + size], vh.swapaxes(-1, -2))
             y = y + ops.dense_matmul(weights[..., stride + size :], fv.swapaxes(-1, -2))
         else:
             y = ops.dense_matmul(mx.softmax(local, axis=-1, precise=True), vh.swapaxes(-1, -2))
         return y.swapaxes(-2, -3).reshape(batch, blocks * size, dim)[:, :seqlen], new_state
+
+    def _near_bias(self, size: int) -> mx.array:
+        """(heads, size, stride + size): what the distance from query i back to column c adds to the score."""
+        distance = np.arange(size)[:, None] + self.stride - np.arange(self.stride + size)
+        slopes = 2.0 ** -(8.0 / self.num_heads * np.arange(1, self.num_heads + 1))
+        bias = np.where((distance >= 0) & (distance < self.stride), -slopes[:, None, None] * distance, _MASKED)
+        return mx.array(bias.astype(np.float32))
 
     def _advance(self, keys: mx.array, values: mx.array, lengths: mx.array, state: AttentionState) -> AttentionState:
         """The state after `lengths` new rows; keys and values hold the window, then the new rows."""
@@ -160,6 +168,7 @@ class SparseAttention(nn.Module):
             strided_v=strided_v,
             count=count + lengths,
             seen=seen,
+            exact=state["exact"],
         )
 
 

@@ -63,9 +63,7 @@ class Router(nn.Module):
 
     def surprise(self, cheap_logits: mx.array, tokens: mx.array) -> mx.array:
         """1 - p(token) for logits (batch, seqlen, 256) that were made one byte earlier."""
-        p = mx.softmax(cheap_logits.astype(mx.float32), axis=-1)
-        index = mx.minimum(tokens, 255).astype(mx.int32)[..., None]
-        return 1 - mx.take_along_axis(p, index, axis=-1)[..., 0]
+        return 1 - mx.exp(-ops.cross_entropy(cheap_logits, mx.minimum(tokens, 255)))
 
     def depth(self, h: mx.array, tokens: mx.array, surprise: mx.array) -> mx.array:
         """Depth (batch, seqlen) in 1..max_depth, differentiable in h and the weights; the threshold is a hard cut."""
