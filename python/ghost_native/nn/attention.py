@@ -146,26 +146,36 @@ class SparseAttention(nn.Module):
         bias = np.where((distance >= 0) & (distance < self.stride), -slopes[:, None, None] * distance, _MASKED)
         return mx.array(bias.astype(np.float32))
 
-    def _advance(self, keys: mx.array, values: mx.array, lengths: mx.array, state: AttentionState) -> AttentionState:
+    def _advance(
+        self, keys: mx.array, values: mx.array, lengths: mx.array, state: AttentionState
+    ) -> AttentionState:
         """The state after `lengths` new rows; keys and values hold the window, then the new rows."""
         stride, count = self.stride, state["count"]
-        seen = state["seen"] + keys.shape[1] - stride
-        newest = (lengths[:, None] + mx.arange(stride, dtype=mx.int32))[..., None]
-        capacity, held = seen // stride, state["strided_k"].shape[1]
-        strided_k, strided_v = state["strided_k"], state["strided_v"]
-        if capacity:
+        new_rows = keys.shape[1] - stride
+        seen = state["seen"] + new_rows
+        kept = [state["strided_k"], state["strided_v"]]
+        windows, strided = [], []
+        if state["exact"]:
+            # Every sequence stands at the same row: slices do.
+            first = stride + (-state["seen"] - 1) % stride
+            for rows, far in zip((keys, values), kept, strict=True):
+                windows.append(rows[:, new_rows:])
+                strided.append(mx.concatenate([far, rows[:, first::stride]], axis=1) if first < rows.shape[1] else far)
+        else:
+            newest = (lengths[:, None] + mx.arange(stride, dtype=mx.int32))[..., None]
             # Far row m comes from the new rows if its number falls among them, else from the cache.
-            row = mx.arange(capacity, dtype=mx.int32) * stride + stride - 1 - count[:, None]
+            row = mx.arange(seen // stride, dtype=mx.int32) * stride + stride - 1 - count[:, None]
             fresh = ((row >= 0) & (row < lengths[:, None]))[..., None]
             index = mx.clip(row + stride, 0, keys.shape[1] - 1)[..., None]
-            grow = [(0, 0), (0, capacity - held), (0, 0)]
-            strided_k = mx.where(fresh, mx.take_along_axis(keys, index, axis=1), mx.pad(strided_k, grow))
-            strided_v = mx.where(fresh, mx.take_along_axis(values, index, axis=1), mx.pad(strided_v, grow))
+            for rows, far in zip((keys, values), kept, strict=True):
+                windows.append(mx.take_along_axis(rows, newest, axis=1))
+                grown = mx.pad(far, [(0, 0), (0, seen // stride - far.shape[1]), (0, 0)])
+                strided.append(mx.where(fresh, mx.take_along_axis(rows, index, axis=1), grown))
         return AttentionState(
-            window_k=mx.take_along_axis(keys, newest, axis=1),
-            window_v=mx.take_along_axis(values, newest, axis=1),
-            strided_k=strided_k,
-            strided_v=strided_v,
+            window_k=windows[0],
+            window_v=windows[1],
+            strided_k=strided[0],
+            strided_v=strided[1],
             count=count + lengths,
             seen=seen,
             exact=state["exact"],
