@@ -59,17 +59,6 @@ CausalConv1dRows<T> rows_of(const Arrays& inputs, const std::vector<float>& weig
           options.silu};
 }
 
-// Rows that belong to no sequence (cu_seqlens ending early) are outputs too: they are zero.
-template <class T>
-void zero_outside(T* y, const std::vector<Span>& spans, int64_t total, int64_t dim) {
-  int64_t row = 0;
-  for (const Span& span : spans) {
-    std::fill(y + row * dim, y + span.begin * dim, T{});
-    row = span.end;
-  }
-  std::fill(y + row * dim, y + total * dim, T{});
-}
-
 template <class T>
 void forward(const Arrays& inputs, mx::array& y, mx::array& last_state, const CausalConv1dOptions& options) {
   const auto spans = spans_of(inputs, options);
@@ -78,7 +67,7 @@ void forward(const Arrays& inputs, mx::array& y, mx::array& last_state, const Ca
   const int64_t dim = inputs[1].shape(0);
   const int64_t keep = inputs[1].shape(1) - 1;
   const auto& kernels = causal_conv1d_kernels().get<T>();
-  zero_outside(out_ptr<T>(y), spans, static_cast<int64_t>(y.size()) / std::max<int64_t>(dim, 1), dim);
+  zero_gaps(out_ptr<T>(y), spans, static_cast<int64_t>(y.size()) / std::max<int64_t>(dim, 1), dim);
   parallel_for(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
     const Tile& tile = tiles[static_cast<size_t>(i)];
     const Span span = spans[static_cast<size_t>(tile.sequence)];
@@ -107,7 +96,7 @@ void backward(const Arrays& inputs, Arrays& outputs, const CausalConv1dOptions& 
   const auto& kernels = causal_conv1d_kernels().get<T>();
   T* dx = out_ptr<T>(outputs[0]);
   T* dstate = out_ptr<T>(outputs[3]);
-  zero_outside(dx, spans, static_cast<int64_t>(inputs[0].size()) / std::max<int64_t>(dim, 1), dim);
+  zero_gaps(dx, spans, static_cast<int64_t>(inputs[0].size()) / std::max<int64_t>(dim, 1), dim);
 
   const int64_t partial_size = (width + 1) * dim;
   std::vector<float> partials(tiles.size() * static_cast<size_t>(partial_size));

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ghost_native.models.checked import CheckedConfig
 from ghost_native.nn.linear import WeightMode
 
 if TYPE_CHECKING:
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GhostConfig:
+class GhostConfig(CheckedConfig):
     """Everything that fixes a Ghost's shape and behaviour.
 
     Attributes:
@@ -80,12 +79,6 @@ class GhostConfig:
         for name in ("attention_layers", "memory_layers"):
             self._require(all(l >= 0 for l in getattr(self, name)), name, "layer numbers from 0 on")
 
-    def _require(self, condition: bool, name: str, allowed: str) -> None:
-        if not condition:
-            raise ValueError(
-                f"[GhostConfig] {name} is out of range, given {getattr(self, name)!r}, allowed: {allowed}."
-            )
-
     @property
     def depth_limit(self) -> int:
         return self.num_layers if self.max_depth is None else self.max_depth
@@ -97,16 +90,6 @@ class GhostConfig:
     @property
     def memory_at(self) -> tuple[int, ...]:
         return tuple(l for l in self.memory_layers if l < self.num_layers) or (self.num_layers - 1,)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """From keyword values; an unknown key is a ValueError that names the nearest known one."""
-        check_keys("GhostConfig", values, [f.name for f in dataclasses.fields(cls)])
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able values, for :meth:`from_dict`."""
-        return dataclasses.asdict(self)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
@@ -123,12 +106,3 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick_test": {"dim": 128, "num_layers": 4},
     "maximum": {"dim": 512, "num_layers": 8},
 }
-
-
-def check_keys(what: str, values: dict[str, Any], known: list[str]) -> None:
-    """ValueError for the first key that is not known, naming the nearest one that is."""
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"[{what}] unknown key, given {key!r}, allowed: {', '.join(sorted(known))}.{hint}")

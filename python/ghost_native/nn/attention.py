@@ -146,9 +146,7 @@ class SparseAttention(nn.Module):
         bias = np.where((distance >= 0) & (distance < self.stride), -slopes[:, None, None] * distance, _MASKED)
         return mx.array(bias.astype(np.float32))
 
-    def _advance(
-        self, keys: mx.array, values: mx.array, lengths: mx.array, state: AttentionState
-    ) -> AttentionState:
+    def _advance(self, keys: mx.array, values: mx.array, lengths: mx.array, state: AttentionState) -> AttentionState:
         """The state after `lengths` new rows; keys and values hold the window, then the new rows."""
         stride, count = self.stride, state["count"]
         new_rows = keys.shape[1] - stride

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ghost_native.models.config import check_keys
+from ghost_native.models.checked import CheckedConfig
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(CheckedConfig):
     """Everything that fixes a training run, given a model and its data.
 
     Attributes:
@@ -87,22 +86,6 @@ class TrainConfig:
         ):  # fmt: skip
             self._require(getattr(self, name) >= 0, name, "0 or more")
 
-    def _require(self, condition: bool, name: str, allowed: str) -> None:
-        if not condition:
-            raise ValueError(
-                f"[TrainConfig] {name} is out of range, given {getattr(self, name)!r}, allowed: {allowed}."
-            )
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """From keyword values; an unknown key is a ValueError that names the nearest known one."""
-        check_keys("TrainConfig", values, [f.name for f in dataclasses.fields(cls)])
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able values, for :meth:`from_dict`."""
-        return dataclasses.asdict(self)
-
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
         """By name, with some values changed: speed, production, phone, quick_test or maximum."""
@@ -114,7 +97,7 @@ class TrainConfig:
         return cls.from_dict(values)
 
 
-# Batch, length and steps of the named configurations; rates are those this trainer was tuned with at each size.
+# Batch, length and steps of the named configurations; wider models want a lower rate.
 PRESETS: dict[str, dict[str, Any]] = {
     "speed": {"batch": 32, "seqlen": 64, "steps": 100},
     "production": {"batch": 16, "seqlen": 256, "steps": 500, "learning_rate": 4e-3},
