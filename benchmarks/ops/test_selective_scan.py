@@ -50,10 +50,10 @@ def check(scan: Scan, inputs: list[mx.array]) -> None:
     np.testing.assert_allclose(np.array(scan(*inputs))[:1, :64], expected, rtol=1e-3, atol=1e-3)
 
 
-def both(scan: Scan, inputs: list[mx.array]) -> Callable[[], list[mx.array]]:
+def both(scan: Scan, inputs: list[mx.array]) -> Callable[[], tuple[list[mx.array], list[mx.array]]]:
     dy = mx.random.normal(inputs[0].shape)
     mx.eval(dy)
-    return lambda: mx.vjp(lambda *a: [scan(*a)], inputs, [dy])[1]
+    return lambda: mx.vjp(lambda *a: [scan(*a)], inputs, [dy])
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

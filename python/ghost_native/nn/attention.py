@@ -105,14 +105,14 @@ class SparseAttention(nn.Module):
         if seqlen == 0:
             return q, new_state
 
-        # Blocks of queries, each with the `stride` rows before the block and the block itself.
-        size = min(stride, seqlen)
-        blocks = -(-seqlen // size)
+        # Even blocks of at most `stride` queries, each with the `stride` rows before the block and the block itself.
+        blocks = -(-seqlen // stride)
+        size = -(-seqlen // blocks)
         pad = blocks * size - seqlen
         if pad:
             q, keys, values = (mx.pad(a, [(0, 0), (0, pad), (0, 0)]) for a in (q, keys, values))
         qh = self._heads(q.reshape(batch, blocks, size, dim)) * self.head_dim**-0.5
-        kh, vh = self._heads(_windows(keys, blocks)), self._heads(_windows(values, blocks))
+        kh, vh = self._heads(_windows(keys, blocks, size)), self._heads(_windows(values, blocks, size))
         local = ops.dense_matmul(qh, kh)  # (batch, blocks, heads, size, stride + size)
         local = local + self._near_bias(size)
         if not state["exact"] or state["seen"] < stride:
@@ -180,17 +180,19 @@ class SparseAttention(nn.Module):
         )
 
 
-def _windows(rows: mx.array, blocks: int) -> mx.array:
-    """The rows each block of queries may look at, (batch, blocks, stride + size, dim).
+def _windows(rows: mx.array, blocks: int, size: int) -> mx.array:
+    """The rows each block of `size` queries may look at: (batch, blocks, stride + size, dim).
 
-    rows (batch, stride + blocks * size, dim), size being stride unless there is one block. Slices, not a gather: the
-    gradient of a gather is a scatter, which is slow.
+    rows (batch, stride + blocks * size, dim). Slices, not a gather: the gradient of a gather is a scatter, which is slow.
     """
     batch, count, dim = rows.shape
     if blocks == 1:
         return rows[:, None]
-    cut = rows.reshape(batch, blocks + 1, count // (blocks + 1), dim)
-    return mx.concatenate([cut[:, :-1], cut[:, 1:]], axis=2)
+    width = count - blocks * size + size
+    if width == 2 * size:
+        cut = rows.reshape(batch, blocks + 1, size, dim)
+        return mx.concatenate([cut[:, :-1], cut[:, 1:]], axis=2)
+    return mx.stack([rows[:, b * size : b * size + width] for b in range(blocks)], axis=1)
 
 
 class _Padding:
