@@ -1,6 +1,6 @@
 """Benchmarks: `pip install '.[bench]' && pytest benchmarks --benchmark-only`.
 
-Every result is checked before it is timed; inputs are evaluated beforehand and results inside the timed call. Figures
+Operators are checked before they are timed; inputs are evaluated beforehand and results inside the timed call. Figures
 are the minimum over many rounds: machines are shared, and noise only adds.
 """
 

@@ -18,12 +18,12 @@ void bind_skip_gather(nb::module_& m);
 
 NB_MODULE(_ext, m) {
   m.doc() = "Native operators of ghost_native. Use the documented functions of ghost_native.ops.";
-  m.attr("version") = GHOST_VERSION;
-  m.attr("mlx_version") = GHOST_MLX_VERSION;
   // Read the environment now, so that a bad value fails the import with its message.
   ghost::active_isa();
   ghost::num_threads();
 
+  m.def("version", [] { return std::string(GHOST_VERSION); });
+  m.def("mlx_version", [] { return std::string(GHOST_MLX_VERSION); });
   m.def("isa", [] { return std::string(ghost::isa_name(ghost::active_isa())); });
   m.def("set_isa", &ghost::set_isa, "name"_a);
   m.def("supported_isas", &ghost::supported_isas);

@@ -61,7 +61,7 @@ def test_arrays_of_another_mlx_are_refused_with_the_fix(monkeypatch):
         raise TypeError("incompatible function arguments")
 
     monkeypatch.setattr(_ext, "causal_conv1d", incompatible)
-    with pytest.raises(ImportError, match=rf"was built for mlx {_ext.mlx_version}.*pip install 'mlx=="):
+    with pytest.raises(ImportError, match=rf"was built for mlx {_ext.mlx_version()}.*pip install 'mlx=="):
         _native._check_array_type()
 
 

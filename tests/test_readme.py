@@ -1,4 +1,4 @@
-"""The README's Python examples run, in order, in one session."""
+"""The README's Python examples run, in order, in one namespace."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from ghost_native import GhostV6
 
 
 def test_walkthrough():
-    model = GhostV6(dim=32, num_layers=3)
+    model = GhostV6(dim=256, num_layers=6)
     mx.eval(model.parameters())
-    assert f"Parameters: {model.count_params():,}".startswith("Parameters: ")
+    print(f"Parameters: {model.count_params():,}")
 
     # Facts as lists of byte values.
     model.store_fact([ord(c) for c in "capital of france"], [ord(c) for c in "Paris"])
@@ -24,16 +24,16 @@ def test_walkthrough():
     def loss_fn(model):
         return nn.losses.cross_entropy(model(tokens[:, :-1]), tokens[:, 1:], reduction="mean")
 
-    optimizer = optim.AdamW(learning_rate=3e-3)
+    optimizer = optim.AdamW(learning_rate=3e-4)
     losses = []
-    for _ in range(12):
+    for _ in range(8):
         loss, grads = mx.value_and_grad(loss_fn)(model)
         optimizer.update(model, grads)
         mx.eval(model.parameters(), optimizer.state)
         losses.append(loss.item())
-    assert losses[-1] < losses[0] - 1
+    assert losses[-1] < losses[0] - 0.5
 
-    def generate(model, prompt, max_tokens=20):
+    def generate(model, prompt, max_tokens=5):
         x = mx.array([[ord(c) for c in prompt]], dtype=mx.int32)
         for _ in range(max_tokens):
             logits = model(x)
@@ -44,4 +44,4 @@ def test_walkthrough():
             x = mx.concatenate([x, mx.array([[val]])], axis=1)
         return "".join(chr(int(b)) for b in x[0].tolist()[len(prompt) :])
 
-    assert len(generate(model, "Q: Capital of France? A: ")) <= 20
+    assert len(generate(model, "Q: Capital of France? A: ")) <= 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +19,29 @@ def _installed(package: str) -> str:
         return "unknown"
 
 
+def _built_for() -> str:
+    """The version of mlx that this package requires, which is the one it was built for."""
+    try:
+        required = importlib.metadata.requires("ghost-native") or []
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+    return next((r.split("==")[1].split(";")[0].strip() for r in required if re.match(r"mlx\b.*==", r)), "unknown")
+
+
+def _mismatch(what: str, built_for: str) -> ImportError:
+    return ImportError(
+        f"ghost_native was built for mlx {built_for}, but mlx {_installed('mlx')} is installed: {what}. "
+        f"Fix: pip install 'mlx=={built_for}' (on Linux 'mlx[cpu]=={built_for}'), or rebuild: "
+        "pip install --force-reinstall --no-cache-dir ghost-native"
+    )
+
+
 try:
     from ghost_native import _ext
 except ImportError as error:
-    raise ImportError(
-        f"ghost_native's compiled module does not load with mlx {_installed('mlx')}: {error}. "
-        "Reinstall both together: pip install --force-reinstall ghost-native"
-    ) from error
+    if "[GHOST_NATIVE_" in str(error):  # a wrong environment variable, which says so itself
+        raise
+    raise _mismatch(f"its compiled module does not load ({error})", _built_for()) from error
 
 
 def _check_array_type() -> None:
@@ -32,11 +49,7 @@ def _check_array_type() -> None:
     try:
         _ext.causal_conv1d(mx.zeros((1, 0, 1)), mx.zeros((1, 2)), stream=mx.cpu)
     except TypeError as error:
-        raise ImportError(
-            f"ghost_native {_ext.version} was built for mlx {_ext.mlx_version}, but mlx {_installed('mlx')} is "
-            f"installed and its arrays are not accepted. Fix: pip install 'mlx=={_ext.mlx_version}' (on Linux "
-            f"'mlx[cpu]=={_ext.mlx_version}'), or rebuild: pip install --force-reinstall --no-cache-dir ghost-native"
-        ) from error
+        raise _mismatch("its arrays are not accepted", _ext.mlx_version()) from error
 
 
 _check_array_type()

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import mlx.core as mx
+import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
-from ghost_native.models import PRESETS, GhostConfig, GhostV6
+from ghost_native.models import PRESETS, Ghost, GhostConfig, GhostV6
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -46,3 +50,35 @@ def test_layers_beyond_the_last_are_left_out():
     config = GhostConfig(num_layers=2)
     assert config.attention_at == () and config.memory_at == (1,)
     assert GhostConfig().attention_at == (3, 5) and GhostConfig().memory_at == (2, 4)
+
+
+CHANGES = {
+    "dim": 64, "num_layers": 3, "dstate": 8, "expand": 1, "conv_width": 3, "dt_rank": 32, "ffn_mult": 2,
+    "attention_layers": (0,), "memory_layers": (0,), "stride": 3, "head_dim": 16, "weights": "float", "routing": True,
+    "max_depth": 1, "min_depth": 2, "threshold": 1.0, "num_specials": 1, "max_key": 40, "max_value": 40,
+}  # fmt: skip
+
+
+def behaviour(**changes):
+    """Everything a configuration can change, as one comparable value."""
+    values = {"dim": 32, "num_layers": 2, "attention_layers": (1,), "memory_layers": (1,), "stride": 8, "head_dim": 32}
+    model = Ghost(GhostConfig(**{**values, **changes}), seed=0)
+    model.store_fact("key", "value")
+    out = model.forward(mx.array([[*b"what is the key? the key is ", 256]]))
+    shapes = {k: v.shape for k, v in model.weights().items()}
+    state = {k: v.shape for k, v in tree_flatten(out.state) if isinstance(v, mx.array)}
+    return str((shapes, state, out.routed, np.array(out.logits).round(4).tolist(), np.array(out.depth).tolist()))
+
+
+def test_every_key_changes_behaviour():
+    assert set(CHANGES) == {f.name for f in dataclasses.fields(GhostConfig)}
+    routed = {"routing": True, "threshold": 0.0}
+    needed = {
+        "threshold": routed,
+        "min_depth": {**routed, "threshold": 1.0},
+        "max_depth": routed,
+        "routing": {"threshold": 1.0},
+    }
+    for key, value in CHANGES.items():
+        options = needed.get(key, {})
+        assert behaviour(**{**options, key: value}) != behaviour(**options), key

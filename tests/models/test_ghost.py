@@ -249,6 +249,31 @@ def test_streaming_state_stays_small():
     assert far_b == 4 * far_a == (4000 // 50) * 32 * 4 * 2
 
 
+def test_streams_take_flat_memory_even_when_only_logits_are_evaluated():
+    """No graph is carried from step to step: whatever a state holds depends on its own step alone."""
+    model = Ghost(GhostConfig(dim=32, num_layers=2, stride=1000))
+    mx.eval(model.parameters())
+    byte, state, held = mx.array([[65]]), model.init_state(), []
+    for t in range(600):
+        logits, state = model.step(byte, state)
+        mx.eval(logits)
+        if t in (200, 599):
+            held.append(mx.get_active_memory())
+    assert held[1] - held[0] < 200_000
+
+
+def test_a_stream_does_not_answer_with_a_fact_stored_after_another_was_forgotten():
+    model = build("plain")
+    model.store_fact("capital of france", "Paris")
+    _, state = model.step(text(1, 24), model.init_state())
+    model.forget("capital of france")
+    model.store_fact("wifi password", "hunter2")
+    _, after = model.step(mx.array([[32]]), state)
+    row = model.fact_store.row("wifi password")
+    assert after["memory"] is not None
+    assert row not in np.array(after["memory"]["state"]["hit_row"])
+
+
 def test_every_trainable_weight_gets_a_gradient():
     model = build("routed")
     config = TrainConfig(steps=1)

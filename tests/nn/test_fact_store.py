@@ -50,9 +50,9 @@ def test_store_basics() -> None:
     with pytest.raises(KeyError, match=r"\[FactStore.forget\] 'capital of France' is not stored"):
         store.forget("capital of France")
     assert store.row("n\xe9e") == second  # rows of other facts stay
-    assert store.store("new", "1") == first
-    store.clear()
-    assert len(store) == 0
+    assert store.store("new", "1") not in (first, second)  # a stream may still point at the forgotten row
+    store.forget("new")
+    assert len(store) == 1
     with pytest.raises(ValueError, match=r"\[FactStore.value\]"):
         store.value("new")
     with pytest.raises(ValueError, match=r"\[FactStore.from_list\]"):

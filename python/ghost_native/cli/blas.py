@@ -119,11 +119,20 @@ def _find(wanted: str) -> str | None:
                     f"{VARIABLE} names {wanted!r}, which does not load: {error}; use none or a path"
                 ) from None
             continue
-        if not hasattr(library, "cblas_sgemm"):
-            raise ValueError(f"{VARIABLE} names {name!r}, which has no cblas_sgemm; use none or the path of a BLAS")
-        _describe(library)
+        try:
+            _check(library, name)
+        except ValueError:
+            if wanted:
+                raise
+            continue
         return _loaded_path(library)
     return None
+
+
+def _check(library: ctypes.CDLL, name: str) -> None:
+    if not hasattr(library, "cblas_sgemm"):
+        raise ValueError(f"{VARIABLE} names {name!r}, which has no cblas_sgemm; use none or the path of a BLAS")
+    _describe(library)
 
 
 def _describe(library: ctypes.CDLL) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,7 @@ def run(args: Arguments) -> int:
         return checkpoints.save_interrupted(model, args.out, outcome.steps)
 
     model.pack()
+    model.save(args.out)  # at once: whatever happens from here on, the training is not lost
     with terminal.working("scoring the held-out files"):
         found = evaluate(model, corpus.heldout)
     terminal.heading(f"Held-out text: {found.num_bytes:,} bytes of {len(corpus.heldout)} files it never saw")
@@ -181,12 +183,12 @@ def _save(model: Ghost, args: Arguments) -> None:
         ]
     )  # fmt: skip
     terminal.heading("Next")
-    key = args.fact[0]
+    out, question = shlex.quote(str(args.out)), shlex.quote(f"Q: {args.fact[0]}? A: ")
     for command in (
-        f'ghost-native generate {args.out} "class " --temperature 0.7',
-        f'ghost-native generate {args.out} "Q: {key}? A: " --temperature 0 --stop "\\n"',
-        f'ghost-native inspect {args.out} "The quick brown fox" --html inspect.html',
-        f"ghost-native eval {args.out} FILE...",
+        f'ghost-native generate {out} "class " --temperature 0.7',
+        f'ghost-native generate {out} {question} --temperature 0 --stop "\\n"',
+        f'ghost-native inspect {out} "The quick brown fox" --html inspect.html',
+        f"ghost-native eval {out} FILE...",
         "ghost-native train FOLDER --seconds 600 --out mine.safetensors",
     ):
         terminal.out().print(f"  {command}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,8 +104,8 @@ def _corpus(args: Arguments) -> Corpus:
     except ValueError:
         corpus = read_corpus(args.paths, heldout_fraction=0)
         heldout, skipped = read_documents(args.heldout)
-        trained = {bytes(document.data) for document in corpus.train}
-        if any(bytes(document.data) in trained for document in heldout):
+        trained = {hashlib.blake2b(document.data).digest() for document in corpus.train}
+        if any(hashlib.blake2b(document.data).digest() in trained for document in heldout):
             raise CommandError(
                 f"files below --heldout {args.heldout} are also to be trained on; keep them apart"
             ) from None

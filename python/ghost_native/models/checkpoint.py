@@ -59,9 +59,14 @@ def load_model(cls: type[G], path: Path) -> G:
         raise ValueError(
             f"[Ghost.load] {path} is no Ghost checkpoint, given format {metadata.get('format')!r}, allowed: {FORMAT!r}."
         )
-    model = cls(GhostConfig.from_dict(json.loads(metadata["config"])))
+    try:
+        config = GhostConfig.from_dict(json.loads(metadata["config"]))
+        packed, facts = bool(json.loads(metadata["packed"])), json.loads(metadata["facts"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"[Ghost.load] {path} has broken metadata: {error}.") from error
+    model = cls(config)
     limits = {"max_key": model.config.max_key, "max_value": model.config.max_value}
-    if json.loads(metadata["packed"]):
+    if packed:
         model.pack()
     expected = {k: (v.shape, v.dtype) for k, v in model.weights().items()}
     given = {k: (v.shape, v.dtype) for k, v in weights.items()}
@@ -76,7 +81,7 @@ def load_model(cls: type[G], path: Path) -> G:
         mx.eval(model.parameters())
     except Exception as error:
         raise ValueError(f"[Ghost.load] {path} cannot be read to its end: {error}.") from error
-    for key, value in FactStore.from_list(json.loads(metadata["facts"]), **limits).facts().items():
+    for key, value in FactStore.from_list(facts, **limits).facts().items():
         model.store_fact(key, value)
     return model
 

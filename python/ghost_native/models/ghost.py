@@ -132,7 +132,7 @@ class Ghost(nn.Module):
     """Ghost v6. ``model(tokens)`` gives logits for the byte after each position.
 
     Args:
-        config: shape and behaviour; ``Ghost(GhostConfig(dim=256, num_layers=6))`` has 6.58 million parameters.
+        config: shape and behaviour; ``Ghost(GhostConfig(dim=256, num_layers=6))`` has 6.5 million parameters.
         seed: makes the initial weights reproducible; None draws from MLX's global generator.
 
     Tokens are integers (batch, seqlen): bytes 0..255, and specials from 256 on where configured. Values outside are
@@ -209,6 +209,8 @@ class Ghost(nn.Module):
         foreseen = mx.concatenate([state["cheap"], cheap_logits], axis=1)
         surprise = self.router.surprise(foreseen[:, :-1], tokens)
         depth = self.router.depth(h, tokens, surprise)
+        # Off this call's logits alone: a slice of `foreseen` would chain unevaluated graphs from step to step.
+        cheap = cheap_logits[:, -1:] if tokens.shape[1] else state["cheap"]
 
         address: FactAddress | None = None
         layer_states: list[LayerState] = []
@@ -225,7 +227,7 @@ class Ghost(nn.Module):
         logits = self.head(self.norm(h))
         if address is not None:
             logits = logits + self.memory.copy_logits(address)
-        new_state = GhostState(tokenizer=tokenizer_state, cheap=foreseen[:, -1:], layers=layer_states, memory=memory)
+        new_state = GhostState(tokenizer=tokenizer_state, cheap=cheap, layers=layer_states, memory=memory)
         return Forward(logits, new_state, boundary_logit, cheap_logits, surprise, depth, address, routed)
 
     def _route_layer(
@@ -270,10 +272,10 @@ class Ghost(nn.Module):
     # -- facts --------------------------------------------------------------------------------------------------------
 
     def store_fact(self, key: FactBytes, value: FactBytes) -> None:
-        """Remember a fact from now on, without training. key and value are str, bytes or lists of byte values.
+        """Remember a fact from now on, without training: a model trained on facts then answers with it.
 
-        Keys are found in the text whatever their case; storing a key again replaces its value. Facts are saved with
-        the model. Running streams hear of it with their next step.
+        key and value are str, bytes or lists of byte values. Keys are found in the text whatever their case; storing a
+        key again replaces its value. Facts are saved with the model. Running streams hear of it with their next step.
 
         Raises:
             ValueError: an empty or over-long key or value, or values that are no bytes.
@@ -285,7 +287,7 @@ class Ghost(nn.Module):
         self._facts.forget(key)
 
     def facts(self) -> dict[bytes, bytes]:
-        """The stored facts, in the order they were stored."""
+        """The stored facts, oldest first."""
         return self._facts.facts()
 
     @property

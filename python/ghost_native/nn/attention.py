@@ -124,17 +124,21 @@ class SparseAttention(nn.Module):
         # Far rows: row m of the cache is number m * stride + stride - 1, seen by queries at least `stride` later.
         far = new_state["strided_k"].shape[1]
         if far:
-            fk = self._heads(new_state["strided_k"])[:, None]
-            fv = self._heads(new_state["strided_v"])[:, None]
-            shape = (batch, blocks, self.num_heads, far, self.head_dim)
-            fk, fv = mx.broadcast_to(fk, shape), mx.broadcast_to(fv, shape)
+            # All blocks see the same far rows, so here they are one: (batch, heads, blocks * size, ...).
+            def as_blocks(x: mx.array) -> mx.array:
+                return x.reshape(batch, self.num_heads, blocks, size, -1).swapaxes(1, 2)
+
+            def as_rows(x: mx.array) -> mx.array:
+                return x.swapaxes(1, 2).reshape(batch, self.num_heads, blocks * size, -1)
+
+            fk, fv = self._heads(new_state["strided_k"]), self._heads(new_state["strided_v"])
             number = mx.arange(far, dtype=mx.int32) * stride + stride - 1
             query = mx.array((np.arange(blocks)[:, None] * size + np.arange(size)).astype(np.int32))
             seen = number <= (count[:, None, None] + query - stride)[..., None]
-            remote = ops.dense_matmul(qh, fk) + mx.where(seen, 0.0, _MASKED)[:, :, None]
+            remote = as_blocks(ops.dense_matmul(as_rows(qh), fk)) + mx.where(seen, 0.0, _MASKED)[:, :, None]
             weights = mx.softmax(mx.concatenate([local, remote], axis=-1), axis=-1, precise=True)
             y = ops.dense_matmul(weights[..., : stride + size], vh.swapaxes(-1, -2))
-            y = y + ops.dense_matmul(weights[..., stride + size :], fv.swapaxes(-1, -2))
+            y = y + as_blocks(ops.dense_matmul(as_rows(weights[..., stride + size :]), fv.swapaxes(-1, -2)))
         else:
             y = ops.dense_matmul(mx.softmax(local, axis=-1, precise=True), vh.swapaxes(-1, -2))
         return y.swapaxes(-2, -3).reshape(batch, blocks * size, dim)[:, :seqlen], new_state
@@ -183,7 +187,7 @@ class SparseAttention(nn.Module):
 def _windows(rows: mx.array, blocks: int, size: int) -> mx.array:
     """The rows each block of `size` queries may look at: (batch, blocks, stride + size, dim).
 
-    rows (batch, stride + blocks * size, dim). Slices, not a gather: the gradient of a gather is a scatter, which is slow.
+    rows (batch, stride + blocks * size, dim). Slices, not a gather, whose gradient would be a slow scatter.
     """
     batch, count, dim = rows.shape
     if blocks == 1:

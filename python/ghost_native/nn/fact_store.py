@@ -30,7 +30,7 @@ class PackedFacts(TypedDict):
     - key_length (rows,) int32: 0 for the null fact and for padding rows
     - key_hash (rows,) uint32: odd; see `polynomial_hash`
     - values (rows, J) int32: value bytes, then the terminator, then zeros
-    - value_context (rows, J) uint32: the up to four value bytes before each byte, nearest in the low byte
+    - value_context (rows, J) uint32: the up to four value bytes before each byte, case folded, nearest in the low byte
     - value_length (rows,) int32: terminator counted; 0 for padding rows
     """
 
@@ -117,7 +117,6 @@ class FactStore:
         self.version = 0
         self._rows: list[tuple[bytes, bytes] | None] = [None]
         self._row_of: dict[bytes, int] = {}
-        self._free: list[int] = []
         self._packed: tuple[tuple[int, int, int, int], PackedFacts] | None = None
         for key, value in facts.items() if isinstance(facts, Mapping) else facts:
             self.store(key, value)
@@ -141,11 +140,9 @@ class FactStore:
         folded = fold_case(key_bytes)
         row = self._row_of.get(folded)
         if row is None:
-            if self._free:
-                row = self._free.pop()
-            else:
-                row = len(self._rows)
-                self._rows.append(None)
+            # Rows are not used again: a running stream may still point at a forgotten one.
+            row = len(self._rows)
+            self._rows.append(None)
             self._row_of[folded] = row
         self._rows[row] = (key_bytes, value_bytes)
         self.version += 1
@@ -157,14 +154,6 @@ class FactStore:
         if row is None:
             raise KeyError(f"[FactStore.forget] {key!r} is not stored")
         self._rows[row] = None
-        self._free.append(row)
-        self.version += 1
-
-    def clear(self) -> None:
-        """Remove every fact."""
-        self._rows = [None]
-        self._row_of = {}
-        self._free = []
         self.version += 1
 
     def row(self, key: FactBytes) -> int:
@@ -225,7 +214,7 @@ class FactStore:
         key_width = _round_up(max(min_key, *(len(key) for _, key, _ in entries)), _STEP)
         value_width = _round_up(max(min_value, *(len(value) + 1 for _, _, value in entries)), _STEP)
         keys = np.full((rows, key_width), PAD_BYTE, np.int32)
-        values = np.zeros((rows, value_width), np.int32)
+        values, folded = np.zeros((rows, value_width), np.int32), np.zeros((rows, value_width), np.int32)
         key_length, value_length = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
         key_hash = np.zeros(rows, np.uint32)
         for row, key, value in entries:
@@ -234,13 +223,14 @@ class FactStore:
                 key_hash[row] = polynomial_hash(key)
             key_length[row] = len(key)
             values[row, : len(value) + 1] = [*value, TERMINATOR]
+            folded[row, : len(value)] = list(fold_case(value))  # as the text is read
             value_length[row] = len(value) + 1
         return PackedFacts(
             keys=mx.array(keys),
             key_length=mx.array(key_length),
             key_hash=mx.array(key_hash),
             values=mx.array(values),
-            value_context=mx.array(_contexts(values)),
+            value_context=mx.array(_contexts(folded)),
             value_length=mx.array(value_length),
         )
 

@@ -33,7 +33,8 @@ class TrainConfig(CheckedConfig):
         boundary_weight: weight of the tokenizer's boundary loss.
         target_depth: mean share of the layers a byte should take, with routing.
         depth_weight: weight of the squared distance from it, with routing.
-        fact_share: share of the run spent on fact batches alone, first; 0 trains no facts.
+        fact_share: fact batches alone come first: for this share of `seconds`, or for this share of `steps` on top of
+            them. 0 trains no facts.
         fact_mix: share of fact batches afterwards.
         fact_batch: texts with questions in a fact batch.
         fact_text: windows of plain text in it besides, on which stored facts must change nothing.

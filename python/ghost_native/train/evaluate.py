@@ -42,7 +42,7 @@ def evaluate(
     model: Ghost,
     documents: Sequence[Document],
     *,
-    chunk: int = 4096,
+    chunk: int = 1024,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score documents one after another, the state carried through each.

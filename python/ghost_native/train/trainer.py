@@ -57,7 +57,7 @@ class Trainer:
 
     Args:
         model: to train, in place. It must not be packed.
-        batcher: text; None only when the configuration trains facts alone.
+        batcher: text, in batches of the configuration's shape.
         config: the run.
         teacher: a model whose predictions are followed too, with `distill_weight`; typically the float twin.
 
@@ -89,7 +89,6 @@ class Trainer:
         self._state: GhostState | None = None
         self._teacher_state: GhostState | None = None
         self._windows = 0
-        self._paused_s = 0.0
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
@@ -134,10 +133,6 @@ class Trainer:
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
-    def pause(self, seconds: float) -> None:
-        """Leave `seconds` spent outside training (evaluating, say) out of the schedule."""
-        self._paused_s += seconds
-
     def run(self) -> Iterator[StepReport]:
         """Train to the end of the schedule, reporting every step once it is known to be done.
 
@@ -150,7 +145,7 @@ class Trainer:
         step = text_bytes = 0
         pending: tuple[StepReport, Objective] | None = None
         while True:
-            elapsed = time.perf_counter() - begin - self._paused_s
+            elapsed = time.perf_counter() - begin
             total_steps = (config.steps or 0) + fact_steps
             progress = elapsed / config.seconds if config.seconds else step / total_steps
             if progress >= 1:
