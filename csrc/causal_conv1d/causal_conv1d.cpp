@@ -130,7 +130,7 @@ Arrays CausalConv1d::vjp(const Arrays& primals, const Arrays& cotangents, const 
                          const Arrays&) {
   const mx::Stream s = stream();
   Arrays inputs = primals;
-  for (const auto& cotangent : cotangents) inputs.push_back(dense(cotangent, s));
+  for (const auto& cotangent : cotangents) inputs.push_back(dense_as(cotangent, primals[0].dtype(), s));
   const auto gradient = std::make_shared<CausalConv1dGrad>(s, composed_backward(options_, s), options_);
   return pick(mx::array::make_arrays(gradient->output_shapes(inputs),
                                      {primals[0].dtype(), mx::float32, mx::float32, primals[3].dtype()},

@@ -150,7 +150,7 @@ mx::array bucket_sum(const mx::array& dw, const mx::array& codes, int groups, mx
 Arrays CodebookMatmul::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
                            const Arrays&) {
   const auto& x = primals[0];
-  const auto dy = dense(cotangents[0], stream());
+  const auto dy = dense_as(cotangents[0], primals[0].dtype(), stream());
   Arrays gradients;
   for (int argnum : argnums) {
     if (argnum == 0) {
@@ -171,7 +171,8 @@ Arrays CodebookMatmul::jvp(const Arrays& primals, const Arrays& tangents, const 
   for (size_t i = 0; i < argnums.size(); ++i) {
     if (argnums[i] == 1) fail_codes_gradient(kMatmul);
     Arrays inputs = primals;
-    inputs[static_cast<size_t>(argnums[i])] = dense(tangents[i], stream());
+    inputs[static_cast<size_t>(argnums[i])] =
+        dense_as(tangents[i], inputs[static_cast<size_t>(argnums[i])].dtype(), stream());
     const auto term = product(inputs, transpose_, Activation::float32, stream());
     total = total ? mx::add(*total, term, stream()) : term;
   }
@@ -201,7 +202,8 @@ Arrays CodebookMatmulLatent::vjp(const Arrays& primals, const Arrays& cotangents
   const auto wants = [&](int i) { return std::find(argnums.begin(), argnums.end(), i) != argnums.end(); };
   if (wants(3)) fail_codes_gradient(kLatent);
   const CodebookMatmulLatentGrad::Wanted wanted{wants(0), wants(1), wants(2)};
-  const Arrays inputs{primals[0], primals[3], primals[2], dense(cotangents[0], stream())};
+  const Arrays inputs{primals[0], primals[3], primals[2],
+                      dense_as(cotangents[0], primals[0].dtype(), stream())};
   const auto gradient = std::make_shared<CodebookMatmulLatentGrad>(
       stream(), codebook_composed::latent_gradient(wanted, stream()), wanted);
   // Outputs come in the order of the inputs, argnums in any.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -81,7 +82,11 @@ void dot_bfloat16(const Problem& p, const float* x, float* y) {
 
 float step_of(const float* x, int64_t n) {
   float largest = 0.0f;
-  for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::abs(x[i]));
+  for (int64_t i = 0; i < n; ++i) {
+    if (!std::isfinite(x[i]))
+      return std::numeric_limits<float>::quiet_NaN();  // and so will the row's results be
+    largest = std::max(largest, std::abs(x[i]));
+  }
   return largest / 127.0f;
 }
 
@@ -127,7 +132,9 @@ void small_product(const Problem& p, const float* x, float* y) {
 // The product in a reduced mode, for float32 x and y.
 void reduced_product(const Problem& p, Activation activation, const float* x, float* y) {
   const auto& kernels = codebook_reduced_kernels();
-  if (p.transpose && p.w.groups() == 1 && kernels.dot_int8) {
+  // 127 * 127 * columns has to fit 32 bits.
+  const bool fits = activation != Activation::int8 || p.w.columns <= (1 << 17);
+  if (p.transpose && p.w.groups() == 1 && kernels.dot_int8 && fits) {
     return activation == Activation::int8 ? dot_int8(p, x, y) : dot_bfloat16(p, x, y);
   }
   std::vector<float> rounded(static_cast<size_t>(p.rows * p.depth()));

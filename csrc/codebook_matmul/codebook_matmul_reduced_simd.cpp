@@ -133,7 +133,9 @@ struct Int8 {
   static Sum multiply(Sum s, __m512i w, __m512i x) { return _mm512_dpbusd_epi32(s, w, x); }
   static int32_t total(Sum s) { return _mm512_reduce_add_epi32(s); }
   float finish(int32_t total, const PreparedRows& rows, int64_t m) const {
-    return static_cast<float>(total - 128 * rows.sums[m]) * (step * rows.steps[m]);
+    // Unsigned: the parts may pass 32 bits, the difference does not.
+    const uint32_t sum = static_cast<uint32_t>(total) - 128u * static_cast<uint32_t>(rows.sums[m]);
+    return static_cast<float>(static_cast<int32_t>(sum)) * (step * rows.steps[m]);
   }
 };
 

@@ -1,5 +1,7 @@
 #include "common/checks.h"
 
+#include <limits>
+
 namespace ghost {
 
 std::string shape_text(const mx::Shape& shape) {
@@ -33,6 +35,15 @@ void require_shape(const char* op, const char* name, const mx::array& x, const m
   }
   fail(op, name, " has the wrong shape, given ", shape_text(x.shape()), ", allowed: ", meaning, " = (",
        sizes.str(), expected.size() == 1 ? ",)." : ").");
+}
+
+mx::array as_index(const mx::array& indices, mx::Stream s) {
+  if (indices.dtype().size() < 8) return mx::astype(indices, mx::int32, s);
+  const auto largest = mx::array(std::numeric_limits<int32_t>::max(), indices.dtype());
+  const auto smallest = mx::array(0, indices.dtype());
+  const auto fits =
+      mx::logical_and(mx::greater_equal(indices, smallest, s), mx::less_equal(indices, largest, s), s);
+  return mx::where(fits, mx::astype(indices, mx::int32, s), mx::array(-1), s);
 }
 
 void require_cu_seqlens(const char* op, const mx::array& cu_seqlens) {

@@ -37,6 +37,9 @@ void require_io_dtype(const char* op, const char* name, const mx::array& x);
 void require_shape(const char* op, const char* name, const mx::array& x, const mx::Shape& expected,
                    const char* meaning);
 
+// Integer indices as int32; what does not fit becomes -1, which no operator takes for an index.
+mx::array as_index(const mx::array& indices, mx::Stream s);
+
 // A (batch + 1,) int32 vector of sequence boundaries into `total` rows. Values cannot be checked without
 // evaluating them, so kernels clamp: see read_cu_seqlens.
 void require_cu_seqlens(const char* op, const mx::array& cu_seqlens);

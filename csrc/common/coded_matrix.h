@@ -14,8 +14,8 @@ struct CodedMatrix {
   int64_t row_stride;  // floats between the codebooks of neighbouring rows: 0 for one codebook for all
   int64_t group_size;  // columns that share a codebook: 32, 64, 128, or all of them
 
-  int64_t words() const { return columns / 16; }
-  int64_t groups() const { return columns > 0 ? columns / group_size : 1; }
+  __attribute__((always_inline)) int64_t words() const { return columns / 16; }
+  __attribute__((always_inline)) int64_t groups() const { return columns > 0 ? columns / group_size : 1; }
 };
 
 }  // namespace ghost

@@ -15,6 +15,12 @@ struct SequenceIndex {
   mx::array start;     // (total,) first row of that sequence
   mx::array position;  // (total,) row minus start
   mx::array inside;    // (total,) false for rows of no sequence
+
+ private:
+  struct Clamped {
+    mx::array cu;
+  };
+  SequenceIndex(const Clamped& boundaries, int total, mx::Stream s);
 };
 
 }  // namespace ghost

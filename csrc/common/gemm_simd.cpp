@@ -94,10 +94,11 @@ constexpr GemmMicroKernel micro_kernels[] = {
 };
 static_assert(sizeof(micro_kernels) == 2 * kRows * sizeof(GemmMicroKernel));
 
-// Writes up to kWidth lanes of one depth index. A whole vector may spill into the lanes of the following
-// indices, which are written later, but not over the end of the panel.
-GHOST_INLINE void put(float* to, const float* end, F32 v, int lanes) {
-  if (to + kWidth <= end) {
+// Writes up to kWidth lanes of one depth index. A whole vector of the first lanes may spill into the
+// following index, which is written later, but not over the end of the panel; later lanes would spill into
+// what is there.
+GHOST_INLINE void put(float* to, const float* end, F32 v, int lanes, bool first) {
+  if (lanes == kWidth || (first && to + kWidth <= end)) {
     store(to, v);
   } else {
     store_n(to, v, lanes);
@@ -122,13 +123,14 @@ void pack_transposed(const GemmOperand& m, int64_t outer0, int count, int stride
       transpose(block);
       float* to = panel + (k - k0) * stride + lane0;
       const int lanes = min_of(kWidth, stride - lane0);
-      if (depth == kWidth && to + (kWidth - 1) * stride + kWidth <= end) {
+      const bool first = lane0 == 0;
+      if (depth == kWidth && (lanes == kWidth || (first && to + (kWidth - 1) * stride + kWidth <= end))) {
 #pragma GCC unroll 16
         for (int j = 0; j < kWidth; ++j) store(to + j * stride, block[j]);
       } else {
         F32 rows[kWidth];
         for (int j = 0; j < kWidth; ++j) rows[j] = block[j];
-        for (int j = 0; j < depth; ++j) put(to + j * stride, end, rows[j], lanes);
+        for (int j = 0; j < depth; ++j) put(to + j * stride, end, rows[j], lanes, first);
       }
     }
   }
@@ -151,7 +153,7 @@ void pack_straight(const GemmOperand& m, int64_t outer0, int count, int stride, 
       const F32 v = have == lanes && readable >= lane0 + kWidth ? load(from + lane0)
                     : have > 0                                  ? load_n(from + lane0, have)
                                                                 : splat(0.0f);
-      put(to + lane0, end, v, lanes);
+      put(to + lane0, end, v, lanes, true);
     }
   }
 }

@@ -5,10 +5,12 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <deque>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #if defined(__linux__)
 #  include <sched.h>
@@ -29,12 +31,21 @@ struct Job {
   std::atomic<int64_t> done{0};
   std::mutex mutex;
   std::condition_variable finished;
+  std::exception_ptr error;
 
   // Takes indices until none is left. The context is touched only while an index is held, so a worker that
   // wakes after the caller has returned finds nothing to do.
+  // An exception (memory may run out) counts as done and is thrown again by the caller.
   void work() {
     int64_t completed = 0;
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n; ++completed) call(context, i);
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n; ++completed) {
+      try {
+        call(context, i);
+      } catch (...) {
+        std::lock_guard lock(mutex);
+        error = std::current_exception();
+      }
+    }
     if (completed && done.fetch_add(completed, std::memory_order_acq_rel) + completed == n) {
       std::lock_guard lock(mutex);
       finished.notify_one();
@@ -56,13 +67,18 @@ class Pool {
   void run(int helpers, const std::shared_ptr<Job>& job) {
     {
       std::lock_guard lock(mutex_);
-      for (; workers_ < helpers; ++workers_) std::thread([this] { loop(); }).detach();
+      try {
+        for (; workers_ < helpers; ++workers_) std::thread([this] { loop(); }).detach();
+      } catch (const std::system_error&) {
+        // No more threads to be had: those that there are do the work.
+      }
       for (int i = 0; i < helpers; ++i) jobs_.push_back(job);
       waiting_.fetch_add(helpers, std::memory_order_relaxed);
     }
     helpers == 1 ? wake_.notify_one() : wake_.notify_all();
     job->work();
     job->wait();
+    if (job->error) std::rethrow_exception(job->error);
   }
 
  private:

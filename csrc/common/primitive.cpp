@@ -1,5 +1,8 @@
 #include "common/primitive.h"
 
+#include <algorithm>
+#include <string>
+
 #include "mlx/transforms.h"
 
 namespace ghost {
@@ -13,6 +16,10 @@ ComposedForm restrict_to(const ComposedForm& composed, const Arrays& primals,
     for (size_t i = 0; i < argnums.size(); ++i) inputs[static_cast<size_t>(argnums[i])] = varied[i];
     return composed(inputs);
   };
+}
+
+bool one_of(const std::string& name, std::initializer_list<const char*> names) {
+  return std::any_of(names.begin(), names.end(), [&](const char* n) { return name == n; });
 }
 
 thread_local bool forced = false;
@@ -40,6 +47,16 @@ std::pair<Arrays, std::vector<int>> Primitive::vmap(const Arrays& inputs, const 
   Arrays outputs = mx::vmap(composed_, axes)(inputs);
   std::vector<int> out_axes(outputs.size(), 0);
   return {std::move(outputs), std::move(out_axes)};
+}
+
+bool known_zero(const mx::array& x) {
+  if (x.has_primitive()) {
+    return x.inputs().size() == 1 && one_of(x.primitive().name(), {"AsType", "Broadcast", "Full"}) &&
+           known_zero(x.inputs()[0]);
+  }
+  if (!x.is_available() || x.size() != 1) return false;
+  const char* bytes = x.data<char>();
+  return std::all_of(bytes, bytes + x.itemsize(), [](char byte) { return byte == 0; });
 }
 
 bool use_composed(const mx::Stream& stream) { return forced || stream.device == mx::Device::gpu; }

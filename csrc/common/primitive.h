@@ -43,6 +43,10 @@ void set_force_composed(bool on);
 
 // Input arrays as the kernels take them: row-contiguous, on the operator's stream.
 inline mx::array dense(const mx::array& x, const mx::Stream& s) { return mx::contiguous(x, false, s); }
+// The same in a given dtype: tangents and cotangents may come in another than that of what they belong to.
+inline mx::array dense_as(const mx::array& x, mx::Dtype dtype, const mx::Stream& s) {
+  return mx::contiguous(mx::astype(x, dtype, s), false, s);
+}
 inline mx::array dense_float32(const mx::array& x, const mx::Stream& s) {
   return mx::contiguous(mx::astype(x, mx::float32, s), false, s);
 }
@@ -100,6 +104,10 @@ inline bool any_tracer(const Arrays& inputs) {
   }
   return false;
 }
+
+// True for zeros that are known without evaluating anything, as MLX makes them for outputs that were not
+// used.
+bool known_zero(const mx::array& x);
 
 // Picks the gradients named by argnums out of those of all inputs.
 inline Arrays pick(const Arrays& all, const std::vector<int>& argnums) {

@@ -255,8 +255,13 @@ GHOST_INLINE F32 log1p_unit(F32 e) {
 }
 
 GHOST_INLINE F32 sigmoid(F32 x) { return splat(1.0f) / (splat(1.0f) + exp(-x)); }
-GHOST_INLINE F32 silu(F32 x) { return x * sigmoid(x); }
+// Below -88 the sigmoid stops falling (see exp), so x does too: the product is as good as zero there.
+GHOST_INLINE F32 silu(F32 x) {
+  x = max(splat(-88.0f), x);
+  return x * sigmoid(x);
+}
 GHOST_INLINE F32 silu_gradient(F32 x) {
+  x = max(splat(-88.0f), x);
   const F32 s = sigmoid(x);
   return s * fma(x, splat(1.0f) - s, splat(1.0f));
 }

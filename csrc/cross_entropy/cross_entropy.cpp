@@ -33,10 +33,11 @@ ComposedForm composed_forward(mx::Stream s) {
 ComposedForm composed_backward(mx::Stream s) {
   return [s](const Arrays& in) -> Arrays {
     const auto column = [&](const mx::array& x) { return mx::expand_dims(x, -1, s); };
-    const auto shifted = mx::subtract(mx::astype(in[0], mx::float32, s), column(in[2]), s);
-    const auto [valid, index] = valid_targets(in[1], shifted.shape(-1), s);
-    const auto p = mx::exp(mx::subtract(shifted, column(in[3]), s), s);
-    const auto hit = mx::equal(mx::arange(shifted.shape(-1), mx::int32, s), index, s);
+    // From the logits alone, so that gradients of this gradient reach them whole.
+    const auto logits = mx::astype(in[0], mx::float32, s);
+    const auto [valid, index] = valid_targets(in[1], logits.shape(-1), s);
+    const auto p = mx::softmax(logits, -1, true, s);
+    const auto hit = mx::equal(mx::arange(logits.shape(-1), mx::int32, s), index, s);
     const auto scale = column(mx::where(valid, in[4], mx::array(0.0f), s));
     const auto dlogits = mx::multiply(mx::subtract(p, mx::astype(hit, mx::float32, s), s), scale, s);
     return {mx::astype(dlogits, in[0].dtype(), s)};
@@ -54,7 +55,7 @@ mx::array cross_entropy(const mx::array& logits, const mx::array& targets, mx::S
           targets.dtype(), ", allowed: integers.");
   const mx::Shape rows(logits.shape().begin(), logits.shape().end() - 1);
   require_shape(kOp, "targets", targets, rows, "those of logits without the last,");
-  const Arrays inputs{dense(logits, s), mx::stop_gradient(dense(mx::astype(targets, mx::int32, s), s), s)};
+  const Arrays inputs{dense(logits, s), mx::stop_gradient(dense(as_index(targets, s), s), s)};
   const ComposedForm composed = composed_forward(s);
   if (use_composed(s)) return composed(inputs)[0];
   const auto primitive = std::make_shared<CrossEntropy>(s, composed);
@@ -65,7 +66,7 @@ mx::array cross_entropy(const mx::array& logits, const mx::array& targets, mx::S
 Arrays CrossEntropy::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
                          const Arrays& outputs) {
   const mx::Stream s = stream();
-  const Arrays inputs{primals[0], primals[1], outputs[1], outputs[2], dense(cotangents[0], s)};
+  const Arrays inputs{primals[0], primals[1], outputs[1], outputs[2], dense_float32(cotangents[0], s)};
   const auto gradient = std::make_shared<CrossEntropyGrad>(s, composed_backward(s));
   return pick({outputs_of(gradient, inputs, {primals[0].dtype()})[0], mx::zeros_like(primals[1], s)},
               argnums);

@@ -69,7 +69,7 @@ Arrays DenseMatmul::vjp(const Arrays& primals, const Arrays& cotangents, const s
                         const Arrays&) {
   const auto& left = primals[0];
   const auto& right = primals[1];
-  const auto& dy = cotangents[0];
+  const auto dy = mx::astype(cotangents[0], options_.dtype, stream());
   const auto s = stream();
   Arrays gradients;
   for (int argnum : argnums) {
@@ -96,8 +96,9 @@ Arrays DenseMatmul::jvp(const Arrays& primals, const Arrays& tangents, const std
   std::optional<mx::array> total;
   for (size_t i = 0; i < argnums.size(); ++i) {
     const bool of_left = argnums[i] == 0;
-    const auto term = dense_product(options_, of_left ? tangents[i] : primals[0],
-                                    of_left ? primals[1] : tangents[i], stream());
+    const auto tangent = mx::astype(tangents[i], primals[of_left ? 0 : 1].dtype(), stream());
+    const auto term =
+        dense_product(options_, of_left ? tangent : primals[0], of_left ? primals[1] : tangent, stream());
     total = total ? mx::add(*total, term, stream()) : term;
   }
   return {*total};

@@ -39,7 +39,7 @@ mx::array embedding(const mx::array& weight, const mx::array& tokens, mx::Stream
   require_shape(kOp, "weight", weight, {-1, -1}, "(vocab, dim)");
   require(mx::issubdtype(tokens.dtype(), mx::integer), kOp, "tokens have the wrong dtype, given ",
           tokens.dtype(), ", allowed: integers.");
-  const Arrays inputs{dense(weight, s), mx::stop_gradient(dense(mx::astype(tokens, mx::int32, s), s), s)};
+  const Arrays inputs{dense(weight, s), mx::stop_gradient(dense(as_index(tokens, s), s), s)};
   const ComposedForm composed = composed_forward(s);
   if (use_composed(s)) return composed(inputs)[0];
   return outputs_of(std::make_shared<Embedding>(s, composed), inputs, {weight.dtype()})[0];
@@ -48,7 +48,7 @@ mx::array embedding(const mx::array& weight, const mx::array& tokens, mx::Stream
 Arrays Embedding::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
                       const Arrays&) {
   const mx::Stream s = stream();
-  const Arrays inputs{dense(cotangents[0], s), primals[1], primals[0]};
+  const Arrays inputs{dense_as(cotangents[0], primals[0].dtype(), s), primals[1], primals[0]};
   const auto gradient = std::make_shared<EmbeddingGrad>(s, composed_backward(s));
   return pick({outputs_of(gradient, inputs, {primals[0].dtype()})[0], mx::zeros_like(primals[1], s)},
               argnums);

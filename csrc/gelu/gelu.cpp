@@ -53,7 +53,8 @@ mx::array gelu(const mx::array& x, mx::StreamOrDevice stream) {
 Arrays Gelu::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>&, const Arrays&) {
   const mx::Stream s = stream();
   const auto gradient = std::make_shared<GeluGrad>(s, composed_backward(s));
-  return outputs_of(gradient, {dense(cotangents[0], s), primals[0]}, {primals[0].dtype()});
+  return outputs_of(gradient, {dense_as(cotangents[0], primals[0].dtype(), s), primals[0]},
+                    {primals[0].dtype()});
 }
 
 }  // namespace ghost

@@ -14,7 +14,7 @@ template <class T>
 void forward(const T* x, T* y, int64_t n) {
   for_vectors(n, [&](int64_t i, auto io) {
     const F32 v = io.get(x + i);
-    io.put(y + i, v * sigmoid_of(bend(v)));
+    io.put(y + i, max(splat(-kGeluRange), v) * sigmoid_of(bend(v)));
   });
 }
 

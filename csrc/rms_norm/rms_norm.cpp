@@ -40,7 +40,7 @@ Arrays RmsNorm::vjp(const Arrays& primals, const Arrays& cotangents, const std::
                     const Arrays&) {
   const mx::Stream s = stream();
   const auto gradient = std::make_shared<RmsNormGrad>(s, composed_backward(eps_, s), eps_);
-  const Arrays inputs{dense(cotangents[0], s), primals[0], primals[1]};
+  const Arrays inputs{dense_as(cotangents[0], primals[0].dtype(), s), primals[0], primals[1]};
   return pick(outputs_of(gradient, inputs, {primals[0].dtype(), mx::float32}), argnums);
 }
 

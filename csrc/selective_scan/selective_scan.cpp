@@ -188,8 +188,8 @@ Arrays SelectiveScan::vjp(const Arrays& primals, const Arrays& cotangents, const
   } else {
     inputs.push_back(build(primals, options_, true, s)[2]);
   }
-  inputs.push_back(dense(cotangents[0], s));
-  inputs.push_back(dense(cotangents[1], s));
+  inputs.push_back(dense_as(cotangents[0], primals[0].dtype(), s));
+  inputs.push_back(dense_float32(cotangents[1], s));
   const auto gradient = std::make_shared<SelectiveScanGrad>(s, options_);
   std::vector<mx::Dtype> dtypes;
   for (int i = 0; i < options_.num_floats(); ++i) dtypes.push_back(primals[static_cast<size_t>(i)].dtype());

@@ -147,7 +147,7 @@ mx::array skip_gather(const mx::array& x, const mx::array& indices, mx::StreamOr
 Arrays SkipGather::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
                        const Arrays& outputs) {
   const mx::Stream s = stream();
-  const Arrays inputs{dense(cotangents[0], s), primals[1], outputs[1]};
+  const Arrays inputs{dense_as(cotangents[0], primals[0].dtype(), s), primals[1], outputs[1]};
   const auto gradient = std::make_shared<SkipGatherGrad>(s, composed_gather_grad(s));
   return pick_with_indices(outputs_of(gradient, inputs, {primals[0].dtype()}), primals, 1, argnums, s);
 }
@@ -192,7 +192,7 @@ Arrays SkipScatter::vjp(const Arrays& primals, const Arrays& cotangents, const s
   const mx::Stream s = stream();
   const auto& indices = primals[2];
   const auto dtype = primals[0].dtype();
-  Arrays inputs{dense(cotangents[0], s), indices};
+  Arrays inputs{dense_as(cotangents[0], primals[0].dtype(), s), indices};
   std::vector<mx::Dtype> dtypes{dtype, dtype};
   if (options_.gated) {
     inputs.push_back(primals[3]);
@@ -201,7 +201,16 @@ Arrays SkipScatter::vjp(const Arrays& primals, const Arrays& cotangents, const s
   }
   const auto gradient =
       std::make_shared<SkipScatterGrad>(s, composed_scatter_grad(options_.gated, s), options_.gated);
-  return pick_with_indices(outputs_of(gradient, inputs, dtypes), primals, 2, argnums, s);
+  Arrays gradients = outputs_of(gradient, inputs, dtypes);
+  if (options_.saves && !known_zero(cotangents[1])) {
+    // A gradient of a gradient reaches x and y through the saved difference too.
+    const auto of_difference = [&](const Arrays& xy) -> Arrays {
+      return {difference_of(xy[0], xy[1], indices, s)};
+    };
+    const auto more = mx::vjp(of_difference, {primals[0], primals[1]}, {cotangents[1]}).second;
+    for (size_t i = 0; i < 2; ++i) gradients[i] = mx::add(gradients[i], mx::astype(more[i], dtype, s), s);
+  }
+  return pick_with_indices(gradients, primals, 2, argnums, s);
 }
 
 std::vector<mx::Shape> SkipScatter::output_shapes(const Arrays& inputs) {
