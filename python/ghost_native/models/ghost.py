@@ -297,7 +297,7 @@ class Ghost(nn.Module):
     def _stored_facts(self, memory: MemoryStream | None, batch: int) -> MemoryStream | None:
         """A stream's view of the stored facts: keys are encoded again only when the store has changed."""
         version = self._facts.version
-        if not self._facts.facts():
+        if len(self._facts) == 0:
             return None
         if memory is not None and memory["version"] == version:
             return memory
