@@ -169,8 +169,8 @@ def rewrite_function_constants(text: str) -> str:
     def variable(match: re.Match[str]) -> str:
         kind, name, index = match["type"], match["name"], match["index"]
         return (
-            f"static {kind} {name}; static bool {name}_msl_defined; static const ::msl::FunctionConstant "
-            f"{name}_msl_constant({index}, &{name}, sizeof({name}), &{name}_msl_defined);"
+            f"static {kind} {name}; static bool {name}_msl_defined; "
+            f"static ::msl::AddConstant {name}_msl_constant({index}, {name}, {name}_msl_defined);"
         )
 
     return FUNCTION_CONSTANT.sub(variable, text)
