@@ -9,6 +9,15 @@
 
 #include "abi.h"
 
+// What the emulator does inside a kernel is neither the kernel's memory traffic nor its work. Functions that hand values
+// to the machine are inlined for speed, and calls exempt from instrumentation where there is any.
+#define MSL_UNTRACED __attribute__((no_sanitize("kernel-address", "coverage")))
+#if defined(MSL_FAST)
+#  define MSL_GLUE inline __attribute__((always_inline))
+#else
+#  define MSL_GLUE inline __attribute__((noinline)) MSL_UNTRACED
+#endif
+
 // Libraries are compiled with hidden symbols; those of the machine are shared.
 #pragma GCC visibility push(default)
 
@@ -59,7 +68,7 @@ struct SimdGroup {
   uint32_t device_epoch;
   Fiber* fibers[kSimdWidth];
 
-  Exchange& open() { return exchange[meetings & 1]; }
+  MSL_GLUE Exchange& open() { return exchange[meetings & 1]; }
 };
 
 // One GPU thread.
@@ -100,7 +109,7 @@ struct ThreadgroupVariable {
 };
 extern uint64_t threadgroup_serial;
 void* claim_slow(ThreadgroupVariable& variable, size_t bytes);
-inline void* claim(ThreadgroupVariable& variable, size_t bytes) {
+MSL_GLUE void* claim(ThreadgroupVariable& variable, size_t bytes) {
   return variable.owner == threadgroup_serial ? variable.data : claim_slow(variable, bytes);
 }
 
