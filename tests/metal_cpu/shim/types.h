@@ -37,11 +37,10 @@ MSL_VECTORS(float)
 // Functions of Metal's library are part of their callers: their work and their lines are the kernel's.
 #define MSL_INLINE inline __attribute__((always_inline))
 
-// 1.0h and 1.0bf
+// 1.0h
 #pragma clang diagnostic push
 #pragma clang diagnostic ignored "-Wuser-defined-literals"
 constexpr half operator""h(long double value) { return static_cast<half>(value); }
-constexpr bfloat operator""bf(long double value) { return static_cast<bfloat>(static_cast<float>(value)); }
 #pragma clang diagnostic pop
 
 namespace msl {
