@@ -1,0 +1,22 @@
+#pragma once
+
+// Kernels see all sequences as one flat operand of `total` rows. A SIMD-group walks a tile of rows over 32
+// packs of channels; the SIMD-groups after the last tile each look after one sequence that has no rows.
+struct CausalConv1dParams {
+  int total;
+  int dim;
+  int batch;
+  int seqlen;     // rows of every sequence; not used when ragged
+  int tile_rows;  // rows of a tile
+  int tiles;      // tiles, in order
+  int ragged;     // sequences are those of cu_seqlens
+  int has_state;  // rows before a sequence come from its state, else they are zero
+  int silu;
+  int vector;     // channels are loaded in packs: dim and every base allow it
+};
+
+// The sums of dweight and dbias over the tiles.
+struct CausalConv1dSumParams {
+  int dim;
+  int tiles;
+};
