@@ -8,7 +8,10 @@ namespace {
 
 constexpr const char* kLibrary = "causal_conv1d";
 constexpr int kLanes = 32;
-constexpr int kTilesPerGroup = 4;  // SIMD-groups of a threadgroup, as in causal_conv1d.h of the kernels
+// As in the kernels: SIMD-groups of a threadgroup, channels of a lane of the backward pass.
+constexpr int kTilesPerGroup = 4;
+constexpr int kSumGroups = 8;
+constexpr int kBackwardPack = 4;
 // Lanes that keep a GPU's memory busy with four loads of 16 bytes each: 256 KiB on their way, which is what
 // 400 GB/s and half a microsecond of latency ask for.
 constexpr int kBusyLanes = 4096;
@@ -21,15 +24,19 @@ struct Plan {
   int tiles;
 };
 
-// A tile reads `halo` rows that belong to its neighbours. Long tiles make that little; where they would leave
-// the GPU idle, time is latency and shorter tiles, whose extra rows come from cache, are faster.
-Plan plan_of(int rows, int dim, int pack, int longest) {
-  Plan plan{pack, longest, ceil_div(dim, kLanes * pack), 0};
-  while (plan.tile_rows > 1 && ceil_div(rows, plan.tile_rows) * ceil_div(dim, pack) < kBusyLanes) {
-    plan.tile_rows /= 4;
-  }
-  plan.tiles = ceil_div(rows, plan.tile_rows);
-  return plan;
+// Rows of a tile, from short to long.
+constexpr int kForwardTiles[] = {1, 4, 16, 64};
+constexpr int kBackwardTiles[] = {8, 32, 128};
+
+// A tile reads up to width - 1 rows of its neighbours, forward, and twice as many backward. The longest tiles
+// keep that under 5 %. Where they would leave the GPU idle, time is latency, and shorter tiles, whose extra
+// rows come from cache, are faster.
+template <size_t kSizes>
+Plan plan_of(int rows, int dim, int pack, const int (&tile_rows)[kSizes]) {
+  const int packs = ceil_div(dim, pack);
+  size_t size = kSizes - 1;
+  while (size > 0 && ceil_div(rows, tile_rows[size]) * packs < kBusyLanes) --size;
+  return {pack, tile_rows[size], ceil_div(packs, kLanes), ceil_div(rows, tile_rows[size])};
 }
 
 CausalConv1dParams params_of(const Arrays& inputs, const CausalConv1dOptions& options, const Plan& plan) {
@@ -60,7 +67,7 @@ void CausalConv1d::eval_gpu(const Arrays& inputs, Arrays& outputs) {
   const int width = inputs[1].shape(1);
   const int pack = 16 / static_cast<int>(x.itemsize());
   const bool vector = packs_fit(dim, pack, {&x, &inputs[3]});
-  const Plan plan = plan_of(row_count(x), dim, vector ? pack : 1, 64);
+  const Plan plan = plan_of(row_count(x), dim, vector ? pack : 1, kForwardTiles);
   const CausalConv1dParams p = params_of(inputs, options_, plan);
 
   MetalKernel kernel(stream(), kLibrary, "causal_conv1d_fwd_" + metal_dtype(x.dtype()), {{0, width}});
@@ -70,6 +77,35 @@ void CausalConv1d::eval_gpu(const Arrays& inputs, Arrays& outputs) {
   kernel.output(outputs[0]).output(outputs[1]).params(p);
   kernel.run({plan.blocks, ceil_div(p.tiles + rowless_sequences(p), kTilesPerGroup), 1},
              {kLanes, kTilesPerGroup, 1});
+}
+
+void CausalConv1dGrad::eval_gpu(const Arrays& inputs, Arrays& outputs) {
+  allocate(outputs);
+  const auto& x = inputs[0];
+  const auto& dy = inputs[inputs.size() - 2];
+  const auto& dlast = inputs[inputs.size() - 1];
+  const int dim = inputs[1].shape(0);
+  const int width = inputs[1].shape(1);
+  const bool vector = packs_fit(dim, kBackwardPack, {&x, &inputs[3], &dy, &dlast});
+  const Plan plan = plan_of(row_count(x), dim, vector ? kBackwardPack : 1, kBackwardTiles);
+  const CausalConv1dParams p = params_of(inputs, options_, plan);
+  auto partials = temporary(stream(), {p.tiles, width + 1, dim}, mx::float32);
+
+  MetalKernel kernel(stream(), kLibrary, "causal_conv1d_bwd_" + metal_dtype(x.dtype()), {{0, width}});
+  kernel.input(x).input(inputs[1]).input(inputs[2]);
+  options_.has_state ? kernel.input(inputs[3]) : kernel.absent();
+  options_.ragged ? kernel.input(inputs[4]) : kernel.absent();
+  kernel.input(dy).input(dlast).output(outputs[0]).output(outputs[3]).output(partials).params(p);
+  // Without a state, one SIMD-group writes the zeros that stand for its gradient.
+  const int extra = options_.has_state ? rowless_sequences(p) : 1;
+  kernel.run({plan.blocks, ceil_div(p.tiles + extra, kTilesPerGroup), 1}, {kLanes, kTilesPerGroup, 1});
+
+  MetalKernel(stream(), kLibrary, "causal_conv1d_bwd_sum_float32", {{0, width}})
+      .input(partials)
+      .output(outputs[1])
+      .output(outputs[2])
+      .params(CausalConv1dSumParams{dim, p.tiles})
+      .run({ceil_div(dim, kLanes), 1, 1}, {kLanes, kSumGroups, 1});
 }
 
 }  // namespace ghost

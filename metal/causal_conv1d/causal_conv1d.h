@@ -88,3 +88,20 @@ METAL_FUNC SequenceRows conv_next_sequence(SequenceRows rows, const device int* 
   if (p.ragged) return next_sequence(rows, cu_seqlens, p.batch, p.total);
   return SequenceRows{rows.sequence + 1, rows.end, rows.end + p.seqlen};
 }
+
+// True for a sequence without rows. All 32 lanes search together.
+METAL_FUNC bool conv_rowless(const device int* cu_seqlens, int sequence, uint lane,
+                             constant CausalConv1dParams& p) {
+  if (!p.ragged) return p.seqlen == 0;
+  const SequenceRows rows = rows_of_sequence(cu_seqlens, p.total, sequence, lane);
+  return rows.begin == rows.end;
+}
+
+// The state of one sequence: copied, or zeros.
+template <typename T, int N>
+METAL_FUNC void copy_state(bool copied, const device T* from, device T* to, int sequence, int dim) {
+  typedef Elements<T, N> IO;
+  for (int j = sequence * (width - 1); j < (sequence + 1) * (width - 1); ++j) {
+    IO::put(to + size_t(j) * dim, copied ? IO::fetch(from + size_t(j) * dim) : IO::zero());
+  }
+}

@@ -40,17 +40,6 @@ struct Forward {
   }
 };
 
-// The last state of a sequence without rows is its initial one.
-template <typename T, int N>
-METAL_FUNC void keep_state(const device T* state, device T* last_state, int sequence,
-                           constant CausalConv1dParams& p) {
-  typedef Elements<T, N> IO;
-  for (int j = sequence * (width - 1); j < (sequence + 1) * (width - 1); ++j) {
-    IO::put(last_state + size_t(j) * p.dim,
-            p.has_state ? IO::fetch(state + size_t(j) * p.dim) : IO::zero());
-  }
-}
-
 // One SIMD-group: a tile of rows, or a sequence without rows, on 32 packs of N channels.
 template <typename T, int N>
 METAL_FUNC void forward_tile(const device T* x, const device float* weight, const device float* bias,
@@ -71,13 +60,9 @@ METAL_FUNC void forward_tile(const device T* x, const device float* weight, cons
 
   if (tile >= p.tiles) {
     const int sequence = tile - p.tiles;
-    if (sequence >= p.batch) return;
-    bool empty = p.seqlen == 0;
-    if (p.ragged) {
-      const SequenceRows rows = rows_of_sequence(cu_seqlens, p.total, sequence, lane);
-      empty = rows.begin == rows.end;
-    }
-    if (active && empty) keep_state<T, N>(state, last_state, sequence, p);
+    const bool rowless = sequence < p.batch && conv_rowless(cu_seqlens, sequence, lane, p);
+    // What was kept before is what is kept.
+    if (active && rowless) copy_state<T, N>(p.has_state, state, last_state, sequence, p.dim);
     return;
   }
 
@@ -105,8 +90,7 @@ METAL_FUNC void forward_tile(const device T* x, const device float* weight, cons
 // of 32 * kTilesPerGroup threads.
 template <typename T>
 [[kernel]] void causal_conv1d_fwd(const device T* x [[buffer(0)]], const device float* weight [[buffer(1)]],
-                                  const device float* bias [[buffer(2)]],
-                                  const device T* state [[buffer(3)]],
+                                  const device float* bias [[buffer(2)]], const device T* state [[buffer(3)]],
                                   const device int* cu_seqlens [[buffer(4)]], device T* y [[buffer(5)]],
                                   device T* last_state [[buffer(6)]],
                                   constant CausalConv1dParams& p [[buffer(7)]],

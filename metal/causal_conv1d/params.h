@@ -12,7 +12,7 @@ struct CausalConv1dParams {
   int ragged;     // sequences are those of cu_seqlens
   int has_state;  // rows before a sequence come from its state, else they are zero
   int silu;
-  int vector;     // channels are loaded in packs: dim and every base allow it
+  int vector;  // channels are loaded in packs: dim and every base allow it
 };
 
 // The sums of dweight and dbias over the tiles.
