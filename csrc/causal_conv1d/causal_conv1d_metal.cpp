@@ -6,12 +6,10 @@
 namespace ghost {
 namespace {
 
+using Layout = CausalConv1dLayout;
+
 constexpr const char* kLibrary = "causal_conv1d";
 constexpr int kLanes = 32;
-// As in the kernels: SIMD-groups of a threadgroup, channels of a lane of the backward pass.
-constexpr int kTilesPerGroup = 4;
-constexpr int kSumGroups = 8;
-constexpr int kBackwardPack = 4;
 // Lanes that keep a GPU's memory busy with four loads of 16 bytes each: 256 KiB on their way, which is what
 // 400 GB/s and half a microsecond of latency ask for.
 constexpr int kBusyLanes = 4096;
@@ -34,8 +32,9 @@ constexpr int kBackwardTiles[] = {8, 32, 128};
 template <size_t kSizes>
 Plan plan_of(int rows, int dim, int pack, const int (&tile_rows)[kSizes]) {
   const int packs = ceil_div(dim, pack);
+  const auto lanes = [&](size_t size) { return int64_t{ceil_div(rows, tile_rows[size])} * packs; };
   size_t size = kSizes - 1;
-  while (size > 0 && ceil_div(rows, tile_rows[size]) * packs < kBusyLanes) --size;
+  while (size > 0 && lanes(size) < kBusyLanes) --size;
   return {pack, tile_rows[size], ceil_div(packs, kLanes), ceil_div(rows, tile_rows[size])};
 }
 
@@ -75,8 +74,8 @@ void CausalConv1d::eval_gpu(const Arrays& inputs, Arrays& outputs) {
   options_.has_state ? kernel.input(inputs[3]) : kernel.absent();
   options_.ragged ? kernel.input(inputs[4]) : kernel.absent();
   kernel.output(outputs[0]).output(outputs[1]).params(p);
-  kernel.run({plan.blocks, ceil_div(p.tiles + rowless_sequences(p), kTilesPerGroup), 1},
-             {kLanes, kTilesPerGroup, 1});
+  kernel.run({plan.blocks, ceil_div(p.tiles + rowless_sequences(p), Layout::tiles_per_group), 1},
+             {kLanes, Layout::tiles_per_group, 1});
 }
 
 void CausalConv1dGrad::eval_gpu(const Arrays& inputs, Arrays& outputs) {
@@ -86,8 +85,8 @@ void CausalConv1dGrad::eval_gpu(const Arrays& inputs, Arrays& outputs) {
   const auto& dlast = inputs[inputs.size() - 1];
   const int dim = inputs[1].shape(0);
   const int width = inputs[1].shape(1);
-  const bool vector = packs_fit(dim, kBackwardPack, {&x, &inputs[3], &dy, &dlast});
-  const Plan plan = plan_of(row_count(x), dim, vector ? kBackwardPack : 1, kBackwardTiles);
+  const bool vector = packs_fit(dim, Layout::backward_pack, {&x, &inputs[3], &dy, &dlast});
+  const Plan plan = plan_of(row_count(x), dim, vector ? Layout::backward_pack : 1, kBackwardTiles);
   const CausalConv1dParams p = params_of(inputs, options_, plan);
   auto partials = temporary(stream(), {p.tiles, width + 1, dim}, mx::float32);
 
@@ -98,14 +97,14 @@ void CausalConv1dGrad::eval_gpu(const Arrays& inputs, Arrays& outputs) {
   kernel.input(dy).input(dlast).output(outputs[0]).output(outputs[3]).output(partials).params(p);
   // Without a state, one SIMD-group writes the zeros that stand for its gradient.
   const int extra = options_.has_state ? rowless_sequences(p) : 1;
-  kernel.run({plan.blocks, ceil_div(p.tiles + extra, kTilesPerGroup), 1}, {kLanes, kTilesPerGroup, 1});
+  kernel.run({plan.blocks, ceil_div(p.tiles + extra, Layout::tiles_per_group), 1}, {kLanes, Layout::tiles_per_group, 1});
 
   MetalKernel(stream(), kLibrary, "causal_conv1d_bwd_sum_float32", {{0, width}})
       .input(partials)
       .output(outputs[1])
       .output(outputs[2])
       .params(CausalConv1dSumParams{dim, p.tiles})
-      .run({ceil_div(dim, kLanes), 1, 1}, {kLanes, kSumGroups, 1});
+      .run({ceil_div(dim, kLanes), 1, 1}, {kLanes, Layout::sum_groups, 1});
 }
 
 }  // namespace ghost

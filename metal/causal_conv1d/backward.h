@@ -4,8 +4,7 @@
 
 // Rows of x and dy that are on their way while others are computed with.
 constant constexpr const int kBackwardFlight = 2;
-// Channels of a lane where dim allows it: eight would not leave room for the sums.
-constant constexpr const int kBackwardPack = 4;
+constant constexpr const int kBackwardPack = CausalConv1dLayout::backward_pack;
 
 // What a lane reads and writes, at its channels.
 template <typename T>
@@ -201,8 +200,8 @@ template <typename T>
   }
 }
 
-// SIMD-groups of a threadgroup, each of which sums every kSumGroups-th tile.
-constant constexpr const int kSumGroups = 8;
+// Each SIMD-group sums every kSumGroups-th tile.
+constant constexpr const int kSumGroups = CausalConv1dLayout::sum_groups;
 // Pitch of a row of 32 sums; with 8 more, four rows read side by side are in different banks.
 constant constexpr const int kSumPitch = 40;
 

@@ -9,8 +9,7 @@
 constant int width [[function_constant(0)]];
 
 constant constexpr const int kTaps = 4;
-// A threadgroup is kTilesPerGroup SIMD-groups on the same channels, so that they share the filters.
-constant constexpr const int kTilesPerGroup = 4;
+constant constexpr const int kTilesPerGroup = CausalConv1dLayout::tiles_per_group;
 // Channels that the SIMD-groups of a threadgroup work on, and the pitch that keeps rows of staged filters,
 // written with a stride of `width` channels, out of each other's banks.
 constant constexpr const int kMaxChannels = 256;

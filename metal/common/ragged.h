@@ -38,13 +38,18 @@ METAL_FUNC SequenceRows next_sequence(SequenceRows rows, const device int* cu_se
   return SequenceRows{sequence, rows.end, end};
 }
 
+// The clamped boundary `boundary` <= batch. All 32 lanes search together.
+METAL_FUNC int running_boundary(const device int* cu_seqlens, int total, int boundary, uint lane) {
+  int largest = 0;
+  for (int first = 0; first <= boundary; first += 32) {
+    const int i = first + int(lane);
+    largest = max(largest, simd_max(i <= boundary ? cu_seqlens[i] : 0));
+  }
+  return min(largest, total);
+}
+
 // The rows of sequence `sequence` < batch. All 32 lanes search together.
 METAL_FUNC SequenceRows rows_of_sequence(const device int* cu_seqlens, int total, int sequence, uint lane) {
-  int begin = 0;
-  for (int first = 0; first <= sequence; first += 32) {
-    const int i = first + int(lane);
-    begin = max(begin, simd_max(i <= sequence ? cu_seqlens[i] : 0));
-  }
-  begin = min(begin, total);
+  const int begin = running_boundary(cu_seqlens, total, sequence, lane);
   return SequenceRows{sequence, begin, clamp(cu_seqlens[sequence + 1], begin, total)};
 }
