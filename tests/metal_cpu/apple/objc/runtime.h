@@ -30,11 +30,12 @@ Class class_getSuperclass(Class c);
 BOOL class_addMethod(Class c, SEL name, IMP function, const char* types);
 Method class_getInstanceMethod(Class c, SEL name);
 IMP method_getImplementation(Method m);
-struct objc_method_description protocol_getMethodDescription(Protocol* p, SEL name, BOOL required, BOOL instance);
+struct objc_method_description protocol_getMethodDescription(Protocol* p, SEL name, BOOL required,
+                                                             BOOL instance);
 #ifdef __cplusplus
 }
 #endif
 
 #ifndef nil
-#define nil nullptr
+#  define nil nullptr
 #endif
