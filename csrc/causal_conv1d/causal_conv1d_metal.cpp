@@ -97,7 +97,8 @@ void CausalConv1dGrad::eval_gpu(const Arrays& inputs, Arrays& outputs) {
   kernel.input(dy).input(dlast).output(outputs[0]).output(outputs[3]).output(partials).params(p);
   // Without a state, one SIMD-group writes the zeros that stand for its gradient.
   const int extra = options_.has_state ? rowless_sequences(p) : 1;
-  kernel.run({plan.blocks, ceil_div(p.tiles + extra, Layout::tiles_per_group), 1}, {kLanes, Layout::tiles_per_group, 1});
+  kernel.run({plan.blocks, ceil_div(p.tiles + extra, Layout::tiles_per_group), 1},
+             {kLanes, Layout::tiles_per_group, 1});
 
   MetalKernel(stream(), kLibrary, "causal_conv1d_bwd_sum_float32", {{0, width}})
       .input(partials)

@@ -3,9 +3,10 @@
 // Sizes that the host's grids and the kernels agree on.
 struct CausalConv1dLayout {
   enum : int {
-    tiles_per_group = 4,  // SIMD-groups of a threadgroup: on the same channels, so that they share the filters
-    sum_groups = 8,       // SIMD-groups that sum up the gradient of the filters of 32 channels
-    backward_pack = 4,    // channels of a lane backward, where dim allows it: 8 leave no room for the sums
+    tiles_per_group =
+        4,              // SIMD-groups of a threadgroup: on the same channels, so that they share the filters
+    sum_groups = 8,     // SIMD-groups that sum up the gradient of the filters of 32 channels
+    backward_pack = 4,  // channels of a lane backward, where dim allows it: 8 leave no room for the sums
   };
 };
 

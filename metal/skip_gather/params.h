@@ -12,7 +12,7 @@ struct SkipGatherLayout {
 };
 
 struct RoutingPlanParams {
-  int total;     // rows of the mask
+  int total;  // rows of the mask
   int batch;
   int seqlen;    // rows of every sequence; not used when ragged
   int ragged;    // sequences are those of cu_seqlens
@@ -31,12 +31,12 @@ struct RoutedRange {
 };
 
 struct SkipGatherParams {
-  int rows;       // of the operand that indices name rows of
-  int n;          // entries of the plan
+  int rows;  // of the operand that indices name rows of
+  int n;     // entries of the plan
   int dim;
   int copy_groups;  // SIMD-groups that copy the rows no entry names; 0 in place
   int gated;
-  int saves;      // the difference is an output
-  int vector16;   // dim and every base allow 16 bytes at once
-  int vector4;    // and four elements at once
+  int saves;     // the difference is an output
+  int vector16;  // dim and every base allow 16 bytes at once
+  int vector4;   // and four elements at once
 };

@@ -94,7 +94,7 @@ METAL_FUNC int set_before(const device uchar* mask, const device int* before, in
 }
 
 // Writes the rows set in a block, in order. They are listed in threadgroup memory first, so that neighbouring
-// lanes store neighbouring entries, in steps that begin at multiples of 64 bytes.
+// lanes store neighbouring entries; after the first few, in steps that begin at multiples of 64 bytes.
 METAL_FUNC void write_block(const device uchar* mask, int before, RoutedRange range, device int* indices,
                             int block, constant RoutingPlanParams& p, threadgroup ushort* list, uint lane) {
   const int first = int(lane) * kLaneRows;
@@ -111,21 +111,20 @@ METAL_FUNC void write_block(const device uchar* mask, int before, RoutedRange ra
   simdgroup_barrier(mem_flags::mem_threadgroup);
   // Rows before the range are counted in `before`, which stops short of it in the block it begins in.
   const int entry = max(before - range.before, 0);
-  for (int i = int(lane) - (entry & 15); i < listed; i += 32) {
-    if (i >= 0 && entry + i < p.capacity) indices[entry + i] = block * kBlockRows + int(list[i]);
-  }
+  const int kept = min(listed, p.capacity - entry);
+  const int head = min(kept, (16 - (entry & 15)) & 15);
+  device int* to = indices + entry;
+  if (int(lane) < head) to[lane] = block * kBlockRows + int(list[lane]);
+  for (int i = head + int(lane); i < kept; i += 32) to[i] = block * kBlockRows + int(list[i]);
 }
 
 // The plan. Each SIMD-group does one of: a block of rows, a boundary, a part of the entries left over.
-[[kernel]] void routing_plan_write(const device uchar* mask [[buffer(0)]],
-                                   const device int* cu_seqlens [[buffer(1)]],
-                                   const device int* before [[buffer(2)]],
-                                   const device RoutedRange* routed [[buffer(3)]],
-                                   device int* indices [[buffer(4)]], device int* boundaries [[buffer(5)]],
-                                   constant RoutingPlanParams& p [[buffer(6)]],
-                                   uint3 group [[threadgroup_position_in_grid]],
-                                   uint simdgroup [[simdgroup_index_in_threadgroup]],
-                                   uint lane [[thread_index_in_simdgroup]]) {
+[[kernel]] void routing_plan_write(
+    const device uchar* mask [[buffer(0)]], const device int* cu_seqlens [[buffer(1)]],
+    const device int* before [[buffer(2)]], const device RoutedRange* routed [[buffer(3)]],
+    device int* indices [[buffer(4)]], device int* boundaries [[buffer(5)]],
+    constant RoutingPlanParams& p [[buffer(6)]], uint3 group [[threadgroup_position_in_grid]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
   threadgroup ushort lists[SkipGatherLayout::groups * kBlockRows];
   const int unit = int(group.x) * SkipGatherLayout::groups + int(simdgroup);
   const RoutedRange range = *routed;

@@ -27,8 +27,8 @@ constant constexpr const int kFlight = SkipGatherLayout::rows_in_flight;
   if (row >= 0 && row < p.rows) atomic_fetch_max_explicit(&inverse[row], entry, memory_order_relaxed);
 }
 
-// to[i] = from[source[i]] for the kFlight rows i from `first` that are before `stop`; zero where the source is
-// no row below `rows`.
+// to[i] = from[source[i]] for the kFlight rows i from `first` that are before `stop`; zero where the source
+// is no row below `rows`.
 template <typename T, int N>
 METAL_FUNC void gather_rows(const device T* from, const device int* source, device T* to, int first, int stop,
                             int rows, int dim, uint lane) {
@@ -136,18 +136,15 @@ METAL_FUNC void blend_row(const device T* x, const device T* y, float gate, devi
   }
 }
 
-// out (rows, dim) and the saved difference (n, dim). The first copy_groups SIMD-groups copy kFlight rows each,
-// those after them have an entry each. out may be x.
+// out (rows, dim) and the saved difference (n, dim). The first copy_groups SIMD-groups copy kFlight rows
+// each, those after them have an entry each. out may be x.
 template <typename T>
-[[kernel]] void skip_gather_scatter(const device T* x [[buffer(0)]], const device T* y [[buffer(1)]],
-                                    const device int* indices [[buffer(2)]],
-                                    const device int* inverse [[buffer(3)]],
-                                    const device float* gate [[buffer(4)]], device T* out [[buffer(5)]],
-                                    device float* difference [[buffer(6)]],
-                                    constant SkipGatherParams& p [[buffer(7)]],
-                                    uint3 group [[threadgroup_position_in_grid]],
-                                    uint simdgroup [[simdgroup_index_in_threadgroup]],
-                                    uint lane [[thread_index_in_simdgroup]]) {
+[[kernel]] void skip_gather_scatter(
+    const device T* x [[buffer(0)]], const device T* y [[buffer(1)]], const device int* indices [[buffer(2)]],
+    const device int* inverse [[buffer(3)]], const device float* gate [[buffer(4)]],
+    device T* out [[buffer(5)]], device float* difference [[buffer(6)]],
+    constant SkipGatherParams& p [[buffer(7)]], uint3 group [[threadgroup_position_in_grid]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
   const int unit = int(group.x) * kGroups + int(simdgroup);
   if (unit < p.copy_groups) {
     copy_rows(x, inverse, out, unit * kFlight, p, lane);

@@ -1,6 +1,5 @@
-#include "skip_gather/skip_gather.h"
-
 #include "common/instantiate.h"
+#include "skip_gather/skip_gather.h"
 
 GHOST_KERNEL("skip_gather_fwd_float32", skip_gather_fwd<float>)
 GHOST_KERNEL("skip_gather_fwd_float16", skip_gather_fwd<half>)
