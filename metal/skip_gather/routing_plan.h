@@ -95,11 +95,12 @@ METAL_FUNC int set_before(const device uchar* mask, const device int* before, in
 
 // Writes the rows set in a block, in order. They are listed in threadgroup memory first, so that neighbouring
 // lanes store neighbouring entries; after the first few, in steps that begin at multiples of 64 bytes.
-METAL_FUNC void write_block(const device uchar* mask, int before, RoutedRange range, device int* indices,
-                            int block, constant RoutingPlanParams& p, threadgroup ushort* list, uint lane) {
+METAL_FUNC void write_block(const device uchar* mask, int before, const device RoutedRange* range,
+                            device int* indices, int block, constant RoutingPlanParams& p,
+                            threadgroup ushort* list, uint lane) {
   const int first = int(lane) * kLaneRows;
-  uint bits = mask_bits(mask, block * kBlockRows + first, min(p.total, range.last), p.vector);
-  const int early = clamp(range.first - block * kBlockRows - first, 0, kLaneRows);
+  uint bits = mask_bits(mask, block * kBlockRows + first, min(p.total, range->last), p.vector);
+  const int early = clamp(range->first - block * kBlockRows - first, 0, kLaneRows);
   bits &= ~((1u << early) - 1u);
   const int set = int(popcount(bits));
   int at = simd_prefix_exclusive_sum(set);
@@ -110,7 +111,7 @@ METAL_FUNC void write_block(const device uchar* mask, int before, RoutedRange ra
   }
   simdgroup_barrier(mem_flags::mem_threadgroup);
   // Rows before the range are counted in `before`, which stops short of it in the block it begins in.
-  const int entry = max(before - range.before, 0);
+  const int entry = max(before - range->before, 0);
   const int kept = min(listed, p.capacity - entry);
   const int head = min(kept, (16 - (entry & 15)) & 15);
   device int* to = indices + entry;
@@ -121,13 +122,12 @@ METAL_FUNC void write_block(const device uchar* mask, int before, RoutedRange ra
 // The plan. Each SIMD-group does one of: a block of rows, a boundary, a part of the entries left over.
 [[kernel]] void routing_plan_write(
     const device uchar* mask [[buffer(0)]], const device int* cu_seqlens [[buffer(1)]],
-    const device int* before [[buffer(2)]], const device RoutedRange* routed [[buffer(3)]],
+    const device int* before [[buffer(2)]], const device RoutedRange* range [[buffer(3)]],
     device int* indices [[buffer(4)]], device int* boundaries [[buffer(5)]],
     constant RoutingPlanParams& p [[buffer(6)]], uint3 group [[threadgroup_position_in_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
   threadgroup ushort lists[SkipGatherLayout::groups * kBlockRows];
   const int unit = int(group.x) * SkipGatherLayout::groups + int(simdgroup);
-  const RoutedRange range = *routed;
   if (unit < p.blocks) {
     write_block(mask, before[unit], range, indices, unit, p, lists + simdgroup * kBlockRows, lane);
     return;
@@ -136,12 +136,13 @@ METAL_FUNC void write_block(const device uchar* mask, int before, RoutedRange ra
   if (boundary <= p.batch) {
     int row = boundary * p.seqlen;
     if (p.ragged) row = running_boundary(cu_seqlens, p.total, boundary, lane);
-    const int entries = set_before(mask, before, row, p, lane) - range.before;
+    const int entries = set_before(mask, before, row, p, lane) - range->before;
     if (lane == 0) boundaries[boundary] = min(entries, p.capacity);
     return;
   }
   const int first = (boundary - p.batch - 1) * kPadEntries;
-  for (int i = first + int(lane); i < min(first + kPadEntries, p.capacity); i += 32) {
-    if (i >= range.count) indices[i] = p.total;
+  if (first >= p.capacity) return;
+  for (int i = max(first, range->count) + int(lane); i < min(first + kPadEntries, p.capacity); i += 32) {
+    indices[i] = p.total;
   }
 }

@@ -12,7 +12,6 @@ from tests.metal_cpu.budget import Buffer, Case, Launch
 import ghost_native as gn
 
 INT = FLOAT = 4
-GROUPS = 4  # SIMD-groups of a threadgroup
 BLOCK_ROWS = 512
 PAD_ENTRIES = 128
 RANGE = 16  # bytes of what the scan says of all rows
@@ -43,7 +42,8 @@ class Mask:
         boundaries = self.batch + 1
         # A boundary is counted by reading its block up to it.
         partial = sum(b * self.seqlen % BLOCK_ROWS for b in range(boundaries))
-        groups = ceil_div(blocks + boundaries + ceil_div(self.capacity, PAD_ENTRIES), GROUPS)
+        # What each SIMD-group needs to know of the range: three words, or one.
+        ranges = INT * (3 * blocks + boundaries + ceil_div(self.capacity, PAD_ENTRIES))
         scan = [
             Buffer("counts", loaded=INT * blocks, size=INT * blocks, streamed=True),
             Buffer("before", stored=INT * (blocks + 1), size=INT * (blocks + 1), streamed=True),
@@ -54,7 +54,7 @@ class Mask:
             Buffer("mask", loaded=total + partial, size=total, why="rows before a boundary are counted again"),
             Buffer("cu_seqlens"),
             Buffer("before", loaded=INT * (blocks + boundaries), size=INT * (blocks + 1), why=UNIFORM),
-            Buffer("range", loaded=RANGE * groups * GROUPS, size=RANGE, why="read by every SIMD-group"),
+            Buffer("range", loaded=ranges, size=RANGE, why="read by every SIMD-group"),
             Buffer("indices", stored=INT * self.capacity, size=INT * self.capacity, streamed=True),
             Buffer("boundaries", stored=INT * boundaries, size=INT * boundaries, streamed=True),
         ]
@@ -118,7 +118,8 @@ class Routed:
         return Buffer(name, **moved, size=INT * count, why=UNIFORM)
 
     def inverse(self) -> list[Launch]:
-        inverse = INT * self.valid
+        # Entries of one SIMD-group that name the same row are one word.
+        inverse = INT * self.live
         apart = Buffer("inverse", loaded=inverse, stored=inverse, size=INT * self.rows, segments=16.0, why=SCATTERED)
         indices = Buffer("indices", loaded=INT * self.n, size=INT * self.n, streamed=True)
         cleared = Buffer("inverse", stored=INT * self.rows, size=INT * self.rows, streamed=True)
