@@ -64,7 +64,7 @@ mx::Shape product_shape(const mx::array& x, int size) {
 // x (..., K or N), codes, float32 codebook, all contiguous.
 mx::array product(const Arrays& inputs, bool transpose, Activation activation, mx::Stream s) {
   const ComposedForm composed = codebook_composed::matmul(transpose, activation, s);
-  if (use_composed(s)) return composed(inputs)[0];
+  if (use_composed(s, Kernels::cpu_and_metal)) return composed(inputs)[0];
   const int size = transpose ? inputs[1].shape(0) : 16 * inputs[1].shape(1);
   return mx::array(product_shape(inputs[0], size), inputs[0].dtype(),
                    std::make_shared<CodebookMatmul>(s, composed, transpose, activation), inputs);
@@ -80,7 +80,7 @@ mx::array codebook_gradient(const mx::array& left, const mx::array& right, const
 mx::array assigned(const mx::array& w, const mx::array& codebook, mx::Stream s) {
   const Arrays inputs{dense_float32(w, s), dense_float32(codebook, s)};
   const ComposedForm composed = codebook_composed::assign(s);
-  if (use_composed(s)) return composed(inputs)[0];
+  if (use_composed(s, Kernels::cpu_and_metal)) return composed(inputs)[0];
   return mx::array({w.shape(0), w.shape(1) / 16}, mx::uint32, std::make_shared<CodebookAssign>(s, composed),
                    inputs);
 }
@@ -114,7 +114,7 @@ mx::array codebook_matmul_latent(const mx::array& x, const mx::array& weight, co
   const auto codes = assigned(mx::stop_gradient(weight, s), mx::stop_gradient(codebook, s), s);
   const Arrays inputs{dense(x, s), dense_float32(weight, s), dense_float32(codebook, s), codes};
   const ComposedForm composed = codebook_composed::latent(s);
-  if (use_composed(s)) return composed(inputs)[0];
+  if (use_composed(s, Kernels::cpu_and_metal)) return composed(inputs)[0];
   return mx::array(product_shape(x, weight.shape(0)), x.dtype(),
                    std::make_shared<CodebookMatmulLatent>(s, composed), inputs);
 }

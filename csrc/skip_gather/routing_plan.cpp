@@ -156,7 +156,7 @@ std::tuple<mx::array, mx::array, mx::array> routing_plan(const mx::array& mask, 
     evaluate(inputs[0], bounds);
     const Prefix prefix(inputs[0].data<bool>(), spans_of(inputs[0], bounds ? &*bounds : nullptr));
     capacity = prefix.count();
-    if (!use_composed(s)) {
+    if (!use_composed(s, Kernels::cpu_and_metal)) {
       std::vector<int32_t> indices(static_cast<size_t>(*capacity));
       std::vector<int32_t> cu(prefix.cu_seqlens.size());
       int32_t count = 0;
@@ -167,7 +167,7 @@ std::tuple<mx::array, mx::array, mx::array> routing_plan(const mx::array& mask, 
     }
   }
   const ComposedForm composed = composed_plan(*capacity, ragged, s);
-  if (use_composed(s)) {
+  if (use_composed(s, Kernels::cpu_and_metal)) {
     const Arrays out = composed(inputs);
     return {out[0], out[1], out[2]};
   }
@@ -177,6 +177,7 @@ std::tuple<mx::array, mx::array, mx::array> routing_plan(const mx::array& mask, 
   return {out[0], out[1], out[2]};
 }
 
+#if !defined(GHOST_METAL_EMULATED)
 void RoutingPlan::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   dispatch_cpu(stream(), inputs, outputs, [capacity = capacity_](const Arrays& in, Arrays& out) {
     const bool* mask = in[0].data<bool>();
@@ -185,6 +186,7 @@ void RoutingPlan::eval_cpu(const Arrays& inputs, Arrays& outputs) {
                out[1].data<int32_t>(), out[2].data<int32_t>());
   });
 }
+#endif
 
 // A plan does not vary with anything differentiable.
 Arrays RoutingPlan::jvp(const Arrays& primals, const Arrays&, const std::vector<int>&) {
