@@ -91,6 +91,7 @@ template <typename T, int MB>
     }
     GHOST_UNROLL
     for (int step = 0; step < sharers; ++step) {
+      if (word * 16 + step * 32 * size >= p.K) break;
       const int column = word * 16 + (step * 32 + int(lane)) * size;
       const bool inside = column < p.K;  // false only in the last block
       const int loaded = min(column, p.K - size);
