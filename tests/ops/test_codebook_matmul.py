@@ -380,11 +380,12 @@ def test_dtype_and_group_size_tell_conversions_apart(impl):
     (_, _), (w, _), (codebook, _), _ = latent_operands((1,), 5, 128)
     codes = gn.codebook_assign(w, codebook)
 
-    def both(w, codebook):
+    def fn(w, codes, codebook):
         decoded = [gn.codebook_dequantize(codes, codebook, dtype) for dtype in DTYPES.values()]
         return decoded + [gn.bucket_sum(w, codes, size) for size in (None, 32, 64)]
 
-    for got, want in zip(mx.compile(both)(w, codebook), both(w, codebook), strict=True):
+    args = (w, codes, codebook)
+    for got, want in zip(mx.compile(fn)(*args), fn(*args), strict=True):
         assert got.dtype == want.dtype and mx.array_equal(got, want)
 
 
