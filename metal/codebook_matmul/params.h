@@ -1,5 +1,21 @@
 #pragma once
 
+// y = x W^T or x W for x and y of M rows and W (N, K) given by codes.
+struct CodebookMatmulParams {
+  int M;
+  int N;
+  int K;
+  int codebook_stride;  // floats between the codebooks of neighbouring rows of W: 0 for a shared one
+  int group_size;       // columns that share a codebook
+  int split_rows;       // x W with few rows of x: rows of W that one split sums
+};
+
+// The second pass of that: y is the sum of the splits.
+struct CodebookMatmulSumParams {
+  int elements;  // of y
+  int splits;
+};
+
 // dW = left^T right for left (M, N) and right (M, K), kept, or summed over equal codes, or both.
 struct CodebookGradParams {
   int M;

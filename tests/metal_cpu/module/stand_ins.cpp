@@ -8,12 +8,20 @@ namespace ghost {
 [[gnu::weak]] void CausalConv1dGrad::eval_gpu(const Arrays& in, Arrays& out) { Primitive::eval_gpu(in, out); }
 [[gnu::weak]] void CodebookMatmul::eval_gpu(const Arrays& in, Arrays& out) { Primitive::eval_gpu(in, out); }
 [[gnu::weak]] void CodebookGrad::eval_gpu(const Arrays& in, Arrays& out) { Primitive::eval_gpu(in, out); }
-[[gnu::weak]] void CodebookMatmulLatent::eval_gpu(const Arrays& in, Arrays& out) { Primitive::eval_gpu(in, out); }
-[[gnu::weak]] void CodebookMatmulLatentGrad::eval_gpu(const Arrays& in, Arrays& out) { Primitive::eval_gpu(in, out); }
+[[gnu::weak]] void CodebookMatmulLatent::eval_gpu(const Arrays& in, Arrays& out) {
+  Primitive::eval_gpu(in, out);
+}
+[[gnu::weak]] void CodebookMatmulLatentGrad::eval_gpu(const Arrays& in, Arrays& out) {
+  Primitive::eval_gpu(in, out);
+}
 [[gnu::weak]] void CodebookAssign::eval_gpu(const Arrays& in, Arrays& out) { Primitive::eval_gpu(in, out); }
 [[gnu::weak]] void SelectiveScan::eval_gpu(const Arrays& in, Arrays& out) { Primitive::eval_gpu(in, out); }
-[[gnu::weak]] void SelectiveScanGrad::eval_gpu(const Arrays& in, Arrays& out) { Primitive::eval_gpu(in, out); }
-[[gnu::weak]] void SelectiveScanStates::eval_gpu(const Arrays& in, Arrays& out) { Primitive::eval_gpu(in, out); }
+[[gnu::weak]] void SelectiveScanGrad::eval_gpu(const Arrays& in, Arrays& out) {
+  Primitive::eval_gpu(in, out);
+}
+[[gnu::weak]] void SelectiveScanStates::eval_gpu(const Arrays& in, Arrays& out) {
+  Primitive::eval_gpu(in, out);
+}
 [[gnu::weak]] void RoutingPlan::eval_gpu(const Arrays& in, Arrays& out) { Primitive::eval_gpu(in, out); }
 [[gnu::weak]] void SkipGather::eval_gpu(const Arrays& in, Arrays& out) { Primitive::eval_gpu(in, out); }
 [[gnu::weak]] void SkipGatherGrad::eval_gpu(const Arrays& in, Arrays& out) { Primitive::eval_gpu(in, out); }
