@@ -105,6 +105,21 @@ def load(flavour: str = "fast") -> Iterator[ModuleType]:
 
 
 @contextmanager
+def on_metal() -> Iterator[None]:
+    """Inside the block ghost_native's operators run their Metal kernels: on the GPU where there is one, else emulated."""
+    if ghost_native.metal_available():
+        before = mx.default_device()
+        mx.set_default_device(mx.gpu)
+        try:
+            yield
+        finally:
+            mx.set_default_device(before)
+    else:
+        with load():
+            yield
+
+
+@contextmanager
 def recorded_launches(flavour: str = "traced") -> Iterator[list[LaunchRecord]]:
     """As ``load``; the list holds the launches when the block has ended. Arrays must be evaluated inside it."""
     launches: list[LaunchRecord] = []

@@ -2,10 +2,13 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <utility>
@@ -15,6 +18,12 @@
 #include "mlx/backend/metal/device.h"
 
 namespace ghost::emulated {
+
+using mlx::core::metal::Binding;
+
+// Of Metal's buffers, and more than any vector load asks for.
+constexpr size_t kAlignment = 256;
+
 namespace {
 
 struct SharedObject {
@@ -68,29 +77,84 @@ static SharedObject object_of(const std::string& library) {
   throw std::runtime_error("library " + library + " was not compiled.");
 }
 
-static void launch(const MTL::ComputePipelineState& pipeline, MslLaunch call) {
+// The operands of a launch in memory aligned as a GPU's buffers are, and back when it has run. Operands that
+// share memory share the copy.
+class Operands {
+ public:
+  explicit Operands(const std::vector<Binding>& bindings) : bindings_(bindings) {
+    for (const auto& binding : bindings) {
+      buffers_.push_back({nullptr, 0});
+      if (!binding.data) continue;
+      auto& copy = copies_[binding.data];
+      const size_t bytes = (binding.phase + binding.bytes + kAlignment) / kAlignment * kAlignment;
+      if (!copy) {
+        copy.reset(static_cast<char*>(std::aligned_alloc(kAlignment, bytes)), [](char* p) { std::free(p); });
+        std::memcpy(copy.get() + binding.phase, binding.data, binding.bytes);
+      }
+      buffers_.back() = {copy.get() + binding.phase, binding.bytes};
+    }
+  }
+
+  const std::vector<MslBuffer>& buffers() const { return buffers_; }
+
+  // Outputs to where they belong. An input that the kernel wrote to ends the process: its index is wrong.
+  void finish(const char* kernel) const {
+    for (size_t i = 0; i < bindings_.size(); ++i) {
+      const auto& binding = bindings_[i];
+      if (!binding.data || binding.output) continue;
+      const bool also_output = std::any_of(bindings_.begin(), bindings_.end(), [&](const Binding& other) {
+        return other.output && other.data == binding.data;
+      });
+      if (also_output || std::memcmp(buffers_[i].data, binding.data, binding.bytes) == 0) continue;
+      std::fprintf(stderr, "Metal emulator: %s wrote to buffer %zu, which is an input\n", kernel, i);
+      std::abort();
+    }
+    for (size_t i = 0; i < bindings_.size(); ++i) {
+      if (bindings_[i].output) std::memcpy(bindings_[i].data, buffers_[i].data, bindings_[i].bytes);
+    }
+  }
+
+ private:
+  const std::vector<Binding>& bindings_;
+  std::map<const char*, std::shared_ptr<char>> copies_;
+  std::vector<MslBuffer> buffers_;
+};
+
+static void launch(const MTL::ComputePipelineState& pipeline, const std::vector<Binding>& bindings,
+                   const std::array<uint32_t, 3>& groups, const std::array<uint32_t, 3>& threads) {
   const SharedObject object = object_of(pipeline.library->name);
+  const Operands operands(bindings);
+  std::vector<MslConstant> constants;
+  for (const auto& constant : pipeline.constants) {
+    constants.push_back({constant.index, static_cast<int32_t>(constant.bytes.size()), constant.bytes.data()});
+  }
+  MslLaunch call{};
+  call.kernel = pipeline.kernel.c_str();
+  call.buffers = operands.buffers().data();
+  call.num_buffers = static_cast<int32_t>(operands.buffers().size());
+  call.constants = constants.data();
+  call.num_constants = static_cast<int32_t>(constants.size());
+  std::copy_n(groups.begin(), 3, call.groups);
+  std::copy_n(threads.begin(), 3, call.threads);
+
   std::string report;
   if (recording) report.assign(sizeof(MslReport), '\0');
   const int code = object.launch(&call, recording ? reinterpret_cast<MslReport*>(report.data()) : nullptr);
   if (code != 0) {
-    // On a stream's thread: nobody could catch an exception.
+    // On a stream's thread nobody could catch an exception.
     std::fprintf(stderr, "Metal emulator: launch of %s failed with code %d\n", call.kernel, code);
+    if (recording) std::fprintf(stderr, "%s\n", reinterpret_cast<const MslReport*>(report.data())->messages);
     std::abort();
   }
+  operands.finish(call.kernel);
   if (!recording) return;
   const std::lock_guard lock(mutex);
-  Launch done{pipeline.library->name, call.kernel, {}, {}, std::move(report)};
-  std::copy_n(call.groups, 3, done.groups.begin());
-  std::copy_n(call.threads, 3, done.threads.begin());
-  launched.push_back(std::move(done));
+  launched.push_back({pipeline.library->name, call.kernel, groups, threads, std::move(report)});
 }
 
 }  // namespace ghost::emulated
 
 namespace mlx::core::metal {
-
-using ghost::emulated::launch;
 
 void CommandEncoder::set_compute_pipeline_state(MTL::ComputePipelineState* pipeline) {
   pipeline_ = pipeline;
@@ -103,23 +167,25 @@ void CommandEncoder::bind(int index, Binding binding) {
   bindings_[i] = std::move(binding);
 }
 
-void CommandEncoder::set_input_array(const array& x, int index, int64_t offset) {
+static Binding binding_of(const array& x, int64_t offset, bool output) {
   auto* data = const_cast<char*>(x.data<char>()) + offset;
-  bind(index, {data, x.data_size() * x.itemsize() - static_cast<size_t>(offset), nullptr});
+  const auto phase = static_cast<size_t>(x.offset() + offset) % ghost::emulated::kAlignment;
+  return {data, x.data_size() * x.itemsize() - static_cast<size_t>(offset), phase, output, nullptr};
+}
+
+void CommandEncoder::set_input_array(const array& x, int index, int64_t offset) {
+  bind(index, binding_of(x, offset, false));
 }
 
 void CommandEncoder::set_output_array(array& x, int index, int64_t offset) {
-  set_input_array(x, index, offset);
+  bind(index, binding_of(x, offset, true));
 }
 
 void CommandEncoder::copy_bytes(const void* data, size_t bytes, int index) {
   if (bytes > 4096) throw std::runtime_error("set_bytes takes at most 4096 bytes.");
-  // Aligned as a GPU's constants are.
-  const size_t padded = (bytes + 15) / 16 * 16;
-  std::shared_ptr<char[]> copy(static_cast<char*>(std::aligned_alloc(16, padded)),
-                               [](char* p) { std::free(p); });
+  std::shared_ptr<char[]> copy(new char[bytes]);
   std::memcpy(copy.get(), data, bytes);
-  bind(index, {copy.get(), bytes, copy});
+  bind(index, {copy.get(), bytes, 0, false, copy});
 }
 
 void CommandEncoder::add_temporary(array x) { cpu::get_command_encoder(stream_).add_temporary(std::move(x)); }
@@ -131,22 +197,7 @@ void CommandEncoder::dispatch_threadgroups(MTL::Size groups, MTL::Size threads) 
   };
   cpu::get_command_encoder(stream_).dispatch(
       [pipeline = *pipeline_, bindings = bindings_, groups = extent(groups), threads = extent(threads)] {
-        std::vector<MslBuffer> buffers;
-        for (const auto& binding : bindings) buffers.push_back({binding.data, binding.bytes});
-        std::vector<MslConstant> constants;
-        for (const auto& constant : pipeline.constants) {
-          constants.push_back(
-              {constant.index, static_cast<int32_t>(constant.bytes.size()), constant.bytes.data()});
-        }
-        MslLaunch call{};
-        call.kernel = pipeline.kernel.c_str();
-        call.buffers = buffers.data();
-        call.num_buffers = static_cast<int32_t>(buffers.size());
-        call.constants = constants.data();
-        call.num_constants = static_cast<int32_t>(constants.size());
-        std::copy_n(groups.begin(), 3, call.groups);
-        std::copy_n(threads.begin(), 3, call.threads);
-        launch(pipeline, call);
+        ghost::emulated::launch(pipeline, bindings, groups, threads);
       });
 }
 

@@ -49,6 +49,16 @@ struct ComputePipelineState {
 
 namespace mlx::core::metal {
 
+// What is bound to a buffer index. `phase` is where in its buffer the operand begins, as far as alignment
+// goes: a GPU's buffers begin on a page, a CPU's may begin anywhere.
+struct Binding {
+  char* data = nullptr;
+  size_t bytes = 0;
+  size_t phase = 0;
+  bool output = false;
+  std::shared_ptr<char[]> copy;  // of set_bytes
+};
+
 using MTLFCList = std::vector<std::tuple<const void*, MTL::DataType, NS::UInteger>>;
 
 class CommandEncoder {
@@ -70,12 +80,6 @@ class CommandEncoder {
   void dispatch_threadgroups(MTL::Size groups, MTL::Size threads);
 
  private:
-  struct Binding {
-    char* data = nullptr;
-    size_t bytes = 0;
-    std::shared_ptr<char[]> copy;  // of set_bytes
-  };
-
   void copy_bytes(const void* data, size_t bytes, int index);
   void bind(int index, Binding binding);
 
