@@ -68,6 +68,13 @@ def latent_operands(lead, n, k, per="row", dtype="float32", seed=0):
     return x, w, rounded(levels, "float32"), dy
 
 
+def moved(a):
+    """The same values three elements into an array's memory, where nothing is aligned to vectors."""
+    longer = mx.concatenate([mx.zeros((3,), a.dtype), a.reshape(-1)])
+    mx.eval(longer)
+    return longer[3:].reshape(a.shape)
+
+
 def check_latent(pairs, dtype="float32"):
     (x, xr), (w, wr), (codebook, cr), (dy, dyr) = pairs
     y = gn.codebook_matmul_latent(x, w, codebook)
@@ -253,6 +260,16 @@ def test_strided_and_broadcast_inputs(impl):
     assert_close(gn.codebook_matmul(x[:, :1], codes, codebook), expected[:, :1])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("per", ["tensor", "row", 32])
+@pytest.mark.parametrize("rows", [1, 9, 70])
+def test_operands_that_begin_anywhere(impl, dtype, per, rows):
+    for transpose in (True, False):
+        pairs = operands((rows,), 48, 256, per, dtype, transpose=transpose)
+        check([(moved(a), ref) for a, ref in pairs], dtype, transpose)
+    check_latent([(moved(a), ref) for a, ref in latent_operands((rows,), 48, 256, per, dtype)], dtype)
+
+
 @pytest.mark.parametrize("group_size", [32, 64, 128])
 def test_agrees_with_mlx_quantization(group_size):
     r = np.random.default_rng(2)
@@ -300,8 +317,7 @@ def test_assign_and_dequantize_of_all_forms(impl, dtype, per):
     """Also with a gradient, and a weight and codebooks that do not begin where memory does."""
     n, k = 35, 384 if isinstance(per, int) else 1040
     (_, _), (w, wr), (codebook, cr), (dw, dwr) = latent_operands((k,), n, k, per)
-    w, codebook = (mx.concatenate([mx.zeros((3,)), a.reshape(-1)])[3:].reshape(a.shape) for a in (w, codebook))
-    mx.eval(w, codebook)
+    w, codebook = moved(w), moved(codebook)
     words = codebook_assign_ref(wr, cr)
     codes = gn.codebook_assign(w, codebook)
     np.testing.assert_array_equal(np.array(codes), words)
