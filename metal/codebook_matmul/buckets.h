@@ -17,8 +17,8 @@ METAL_FUNC void add_to_buckets(uint codes, float4 values, thread float4& sums) {
   }
 }
 
-// Adds up the sums of the four lanes whose numbers differ in the bits HIGH and LOW, and leaves one code to each:
-// 2 * (HIGH set) + (LOW set). Three shuffles instead of the eight of four whole sums.
+// Adds up the sums of the four lanes whose numbers differ in the bits HIGH and LOW, and leaves one code to
+// each: 2 * (HIGH set) + (LOW set). Three shuffles instead of the eight of four whole sums.
 template <ushort HIGH, ushort LOW>
 METAL_FUNC float share_buckets(float4 sums, uint lane) {
   const bool high = (lane & HIGH) != 0u;

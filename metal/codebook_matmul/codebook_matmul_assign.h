@@ -9,8 +9,9 @@
 using namespace metal;
 
 // Kernels that go through a weight once, between its values and its codes. A SIMD-group takes 32 words (512
-// weights) in four steps of 8: at step j its lane l has the four values 4 (l % 4) of word 8 j + l / 4, so that
-// a step loads or stores 512 neighbouring bytes of float32, and the 32 words are one access of 128 bytes.
+// weights) in four steps of 8: at step j its lane l has the four values 4 (l % 4) of word 8 j + l / 4, so
+// that a step loads or stores 512 neighbouring bytes of float32, and the 32 words are one access of 128
+// bytes.
 constant constexpr int kWordSteps = 4;
 constant constexpr int kWordSimdgroups = 8;
 
@@ -39,7 +40,8 @@ METAL_FUNC uint nearest_codes(float4 values, float4 levels) {
   return codes;
 }
 
-// Byte j of the result in lane l is byte l % 4 of lane j of the same four: a 4 x 4 transpose in two exchanges.
+// Byte j of the result in lane l is byte l % 4 of lane j of the same four: a 4 x 4 transpose in two
+// exchanges.
 METAL_FUNC uint transpose_bytes(uint bytes, uint lane) {
   const uint one = simd_shuffle_xor(bytes, 1);
   bytes = (lane & 1u) != 0u ? ((one >> 8u) & 0x00ff00ffu) | (bytes & 0xff00ff00u)
@@ -66,7 +68,8 @@ METAL_FUNC vec<T, 4> look_up(uint codes, float4 levels) {
 
 // Threadgroups ceil(words / 256) of 256 threads.
 [[kernel]] void codebook_assign_float32(const device float* weight [[buffer(0)]],
-                                        const device float* codebook [[buffer(1)]], device uint* codes [[buffer(2)]],
+                                        const device float* codebook [[buffer(1)]],
+                                        device uint* codes [[buffer(2)]],
                                         constant CodebookWordsParams& p [[buffer(3)]],
                                         uint3 group [[threadgroup_position_in_grid]],
                                         uint lane [[thread_index_in_simdgroup]],
@@ -94,8 +97,10 @@ METAL_FUNC vec<T, 4> look_up(uint codes, float4 levels) {
 
 // Threadgroups ceil(words / 256) of 256 threads.
 template <typename T>
-[[kernel]] void codebook_dequantize(const device uint* codes [[buffer(0)]], const device float* codebook [[buffer(1)]],
-                                    device T* weight [[buffer(2)]], constant CodebookWordsParams& p [[buffer(3)]],
+[[kernel]] void codebook_dequantize(const device uint* codes [[buffer(0)]],
+                                    const device float* codebook [[buffer(1)]],
+                                    device T* weight [[buffer(2)]],
+                                    constant CodebookWordsParams& p [[buffer(3)]],
                                     uint3 group [[threadgroup_position_in_grid]],
                                     uint lane [[thread_index_in_simdgroup]],
                                     uint simdgroup [[simdgroup_index_in_threadgroup]]) {
@@ -117,12 +122,13 @@ template <typename T>
   }
 }
 
-// out[n][group][code], sums of dw over equal codes. A SIMD-group takes a row; with GROUPED, groups of 32, 64 or
-// 128 columns end within a step. Threadgroups ceil(N / 8) of 256 threads.
+// out[n][group][code], sums of dw over equal codes. A SIMD-group takes a row; with GROUPED, groups of 32, 64
+// or 128 columns end within a step. Threadgroups ceil(N / 8) of 256 threads.
 template <bool GROUPED>
 [[kernel]] void bucket_sum(const device float* dw [[buffer(0)]], const device uint* codes [[buffer(1)]],
                            device float* out [[buffer(2)]], constant BucketSumParams& p [[buffer(3)]],
-                           uint3 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
+                           uint3 group [[threadgroup_position_in_grid]],
+                           uint lane [[thread_index_in_simdgroup]],
                            uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   const int n = int(group.x) * kWordSimdgroups + int(simdgroup);
   if (n >= p.N) return;

@@ -14,16 +14,16 @@ constant constexpr int kGradThreads = 128;
 constant constexpr int kGradTile = 64;
 constant constexpr int kGradPart = 32;
 constant constexpr int kGradFragments = 4;
-// Sums of more rows are added up in a second set of registers: one float32 sum over thousands of rows would lose
-// the digits that the tolerances ask for.
+// Sums of more rows are added up in a second set of registers: one float32 sum over thousands of rows would
+// lose the digits that the tolerances ask for.
 constant constexpr int kGradRound = 512;
 
 using GradFragment = simdgroup_matrix<float, 8, 8>;
 
 // Rows [row, row + ROWS) by columns [column, column + 64) of a matrix, with zeros past its end.
 template <typename T, int ROWS, int PITCH>
-METAL_FUNC void stage_rows(const device T* matrix, int row, int row_end, int column, int columns, bool vectors,
-                           threadgroup T* tile, uint thread_index) {
+METAL_FUNC void stage_rows(const device T* matrix, int row, int row_end, int column, int columns,
+                           bool vectors, threadgroup T* tile, uint thread_index) {
   if (vectors) {
     constexpr int kVector = 16 / sizeof(T);
     constexpr int kRowVectors = kGradTile / kVector;
@@ -76,11 +76,12 @@ METAL_FUNC float4 four_columns(thread GradFragment& left, thread GradFragment& r
 // the threadgroups, else partial[split][32 columns][n][code].
 template <typename T>
 [[kernel]] void codebook_matmul_grad_tile(
-    const device T* left [[buffer(0)]], const device T* right [[buffer(1)]], const device uint* codes [[buffer(2)]],
-    device float* dweight [[buffer(3)]], device float* partial [[buffer(4)]],
-    constant CodebookGradParams& p [[buffer(5)]], uint3 group [[threadgroup_position_in_grid]],
-    uint3 groups [[threadgroups_per_grid]], uint thread_index [[thread_index_in_threadgroup]],
-    uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]]) {
+    const device T* left [[buffer(0)]], const device T* right [[buffer(1)]],
+    const device uint* codes [[buffer(2)]], device float* dweight [[buffer(3)]],
+    device float* partial [[buffer(4)]], constant CodebookGradParams& p [[buffer(5)]],
+    uint3 group [[threadgroup_position_in_grid]], uint3 groups [[threadgroups_per_grid]],
+    uint thread_index [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   // As many rows as two vectors a thread and operand cover.
   constexpr int kRows = 64 / sizeof(T);
   constexpr int kPitch = kGradTile + 16 / sizeof(T);
@@ -191,7 +192,8 @@ template <typename T>
 // out[n][group][code]: every thread adds up the blocks of one group of one row, split by split. Lanes go over
 // p.group_lanes groups first, so that both the partial sums and the results are touched by whole segments.
 // Threads (N rounded up to a threadgroup's rows, groups rounded up to group_lanes).
-[[kernel]] void codebook_matmul_grad_groups(const device float4* partial [[buffer(0)]], device float4* out [[buffer(1)]],
+[[kernel]] void codebook_matmul_grad_groups(const device float4* partial [[buffer(0)]],
+                                            device float4* out [[buffer(1)]],
                                             constant CodebookGradGroupsParams& p [[buffer(2)]],
                                             uint3 group [[threadgroup_position_in_grid]],
                                             uint thread_index [[thread_index_in_threadgroup]]) {
@@ -213,7 +215,8 @@ template <typename T>
 }
 
 // out[code], the sum over the tiles: one threadgroup.
-[[kernel]] void codebook_matmul_grad_all(const device float4* partial [[buffer(0)]], device float* out [[buffer(1)]],
+[[kernel]] void codebook_matmul_grad_all(const device float4* partial [[buffer(0)]],
+                                         device float* out [[buffer(1)]],
                                          constant CodebookGradAllParams& p [[buffer(2)]],
                                          uint thread_index [[thread_index_in_threadgroup]],
                                          uint lane [[thread_index_in_simdgroup]],

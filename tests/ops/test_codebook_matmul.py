@@ -68,6 +68,13 @@ def latent_operands(lead, n, k, per="row", dtype="float32", seed=0):
     return x, w, rounded(levels, "float32"), dy
 
 
+def moved(a):
+    """The same values three elements into an array's memory, where nothing is aligned to vectors."""
+    longer = mx.concatenate([mx.zeros((3,), a.dtype), a.reshape(-1)])
+    mx.eval(longer)
+    return longer[3:].reshape(a.shape)
+
+
 def check_latent(pairs, dtype="float32"):
     (x, xr), (w, wr), (codebook, cr), (dy, dyr) = pairs
     y = gn.codebook_matmul_latent(x, w, codebook)
@@ -180,10 +187,10 @@ def test_infinite_level_does_not_leak_from_padding():
         )
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("per", ["tensor", "row", 32, 64, 128])
 @pytest.mark.parametrize("lead", [(), (3,), (2, 21)])
-def test_latent(dtype, per, lead):
+def test_latent(impl, dtype, per, lead):
     check_latent(latent_operands(lead, 37, 256, per, dtype), dtype)
 
 
@@ -193,25 +200,23 @@ def test_latent_every_instruction_set(isa):
     check_latent(latent_operands((4200,), 20, 32, "tensor"))  # deeper than one round of the gradient's sum
 
 
-def test_latent_large_and_empty():
+def test_latent_large_and_empty(impl):
     check_latent(latent_operands((300,), 530, 528, "row"))
     for lead, n, k in [((0,), 5, 32), ((3,), 0, 32), ((3,), 5, 0)]:
-        check_latent(latent_operands(lead, n, k, "row"))
+        for per in ("tensor", "row"):
+            check_latent(latent_operands(lead, n, k, per))
 
 
-def test_latent_composed_form():
-    (x, xr), (w, wr), (codebook, cr), (dy, dyr) = latent_operands((6,), 9, 64, 32)
-    with gn.composed_form():
-        y = gn.codebook_matmul_latent(x, w, codebook)
-        got = vjp(gn.codebook_matmul_latent, [x, w, codebook], [dy])
-    words = codebook_assign_ref(wr, cr)
-    assert_close(y, codebook_matmul_ref(xr, words, cr))
-    dx, dcodebook, dweight = codebook_matmul_vjp_ref(xr, words, cr, dyr)
-    for actual, expected in zip(got, [dx, dweight, dcodebook], strict=True):
-        assert_close(actual, expected)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("per", ["tensor", "row", 64])
+def test_many_rows(impl, dtype, per):
+    """So many that a kernel may sum them in several parts."""
+    check(operands((1100,), 33, 192, per, dtype), dtype)
+    check(operands((1100,), 33, 192, per, dtype, transpose=False), dtype, transpose=False)
+    check_latent(latent_operands((1100,), 33, 192, per, dtype), dtype)
 
 
-def test_latent_gradients_asked_for_one_by_one():
+def test_latent_gradients_asked_for_one_by_one(impl):
     (x, _), (w, _), (codebook, _), (dy, _) = latent_operands((6,), 9, 64)
     every = vjp(gn.codebook_matmul_latent, [x, w, codebook], [dy])
     primals = [x, w, codebook]
@@ -255,6 +260,16 @@ def test_strided_and_broadcast_inputs(impl):
     assert_close(gn.codebook_matmul(x[:, :1], codes, codebook), expected[:, :1])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("per", ["tensor", "row", 32])
+@pytest.mark.parametrize("rows", [1, 9, 70])
+def test_operands_that_begin_anywhere(impl, dtype, per, rows):
+    for transpose in (True, False):
+        pairs = operands((rows,), 48, 256, per, dtype, transpose=transpose)
+        check([(moved(a), ref) for a, ref in pairs], dtype, transpose)
+    check_latent([(moved(a), ref) for a, ref in latent_operands((rows,), 48, 256, per, dtype)], dtype)
+
+
 @pytest.mark.parametrize("group_size", [32, 64, 128])
 def test_agrees_with_mlx_quantization(group_size):
     r = np.random.default_rng(2)
@@ -296,7 +311,117 @@ def test_assign_and_dequantize(isa, per):
         assert_close(gn.codebook_dequantize(codes, codebook, DTYPES[dtype]), want, dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("per", ["tensor", "row", 32, 64, 128])
+def test_assign_and_dequantize_of_all_forms(impl, dtype, per):
+    """Also with a gradient, and a weight and codebooks that do not begin where memory does."""
+    n, k = 35, 384 if isinstance(per, int) else 1040
+    (_, _), (w, wr), (codebook, cr), (dw, dwr) = latent_operands((k,), n, k, per)
+    w, codebook = moved(w), moved(codebook)
+    words = codebook_assign_ref(wr, cr)
+    codes = gn.codebook_assign(w, codebook)
+    np.testing.assert_array_equal(np.array(codes), words)
+    dw, dwr = dw.T.astype(DTYPES[dtype]), np.array(dw.T.astype(DTYPES[dtype]).astype(mx.float32))
+
+    def fn(codebook):
+        return gn.codebook_dequantize(codes, codebook, DTYPES[dtype])
+
+    weight = fn(codebook)
+    assert weight.dtype == DTYPES[dtype]
+    exact = codebook_dequantize_ref(words, cr).astype(np.float32)
+    assert mx.array_equal(weight, mx.array(exact).astype(DTYPES[dtype]))
+    sums = bucket_sum_ref(dwr, words, 1 if per == "tensor" else codebook.shape[1])
+    assert_codebook_gradient(
+        vjp(fn, [codebook], [dw])[0], sums.sum((0, 1)) if per == "tensor" else sums, dwr, "float32"
+    )
+
+
+@pytest.mark.parametrize(("n", "k"), [(0, 32), (3, 0), (0, 0)])
+@pytest.mark.parametrize("per", ["tensor", "row"])
+def test_empty_conversions(impl, n, k, per):
+    (_, _), (w, _), (codebook, _), _ = latent_operands((1,), n, k, per)
+    codes = gn.codebook_assign(w, codebook)
+    assert codes.shape == (n, k // 16)
+    assert gn.codebook_dequantize(codes, codebook, mx.float16).shape == (n, k)
+    assert mx.array_equal(gn.bucket_sum(w, codes), mx.zeros((n, 1, 4)))
+    (gradient,) = vjp(lambda c: gn.codebook_dequantize(codes, c), [codebook], [w])
+    assert mx.array_equal(gradient, mx.zeros(codebook.shape))
+
+
+@pytest.mark.parametrize("per", ["tensor", "row", 32])
+def test_transforms_of_conversions(impl, per):
+    (_, _), (w, _), (codebook, _), (dw, _) = latent_operands((64,), 9, 64, per)
+    codes = gn.codebook_assign(w, codebook)
+    group_size = per if isinstance(per, int) else None
+    dw = dw.T
+
+    def decode(codes, codebook):
+        return gn.codebook_dequantize(codes, codebook, mx.float16)
+
+    def sums(dw, codes):
+        return gn.bucket_sum(dw, codes, group_size)
+
+    for fn, args in [(decode, (codes, codebook)), (sums, (dw, codes))]:
+        out = fn(*args)
+        assert mx.array_equal(mx.compile(fn)(*args), out)
+        if per == "tensor" or fn is sums:
+            shapeless = mx.compile(fn, shapeless=True)
+            assert mx.array_equal(shapeless(*args), out)
+            longer = [mx.concatenate([a, a])[1:] if a.ndim == 2 else a for a in args]
+            assert mx.array_equal(shapeless(*longer), fn(*longer))
+
+    books = mx.stack([codebook, 2 * codebook])
+    mapped = mx.vmap(decode, in_axes=(None, 0))(codes, books)
+    assert mx.array_equal(mapped, mx.stack([decode(codes, c) for c in books]))
+    mapped = mx.vmap(sums, in_axes=(0, None))(mx.stack([dw, w]), codes)
+    assert_close(mapped, mx.stack([sums(dw, codes), sums(w, codes)]))
+
+    _, (dot,) = mx.jvp(lambda c: decode(codes, c), [codebook], [2 * codebook])
+    assert mx.array_equal(dot, 2 * decode(codes, codebook))
+    _, (dot,) = mx.jvp(lambda v: sums(v, codes), [dw], [2 * dw])
+    assert_close(dot, 2 * sums(dw, codes))
+    cotangent = mx.broadcast_to(codebook, (9, 1, 4)) if per == "tensor" else codebook
+    (back,) = vjp(lambda v: sums(v, codes), [dw], [cotangent])
+    assert mx.array_equal(back, gn.codebook_dequantize(codes, codebook))
+
+    # Of gradients: the sum of squares of the levels' gradients.
+    def squares(c):
+        return (decode(codes, c).astype(mx.float32) ** 2).sum()
+
+    twice = mx.grad(lambda c: (mx.grad(squares)(c) * c).sum())(codebook)
+    assert_close(twice, 2 * mx.grad(squares)(codebook), "float16")
+
+
+def test_dtype_and_group_size_tell_conversions_apart(impl):
+    (_, _), (w, _), (codebook, _), _ = latent_operands((1,), 5, 128)
+    codes = gn.codebook_assign(w, codebook)
+
+    def fn(w, codes, codebook):
+        decoded = [gn.codebook_dequantize(codes, codebook, dtype) for dtype in DTYPES.values()]
+        return decoded + [gn.bucket_sum(w, codes, size) for size in (None, 32, 64)]
+
+    args = (w, codes, codebook)
+    for got, want in zip(mx.compile(fn)(*args), fn(*args), strict=True):
+        assert got.dtype == want.dtype and mx.array_equal(got, want)
+
+
+def test_no_gradient_of_codes():
+    codes, codebook = mx.zeros((3, 2), dtype=mx.uint32), mx.arange(4).astype(mx.float32)
+    with pytest.raises(ValueError, match=r"\[codebook_dequantize\] no gradient with respect to codes"):
+        mx.vjp(lambda q: [gn.codebook_dequantize(q, codebook)], [codes], [mx.ones((3, 32))])
+    with pytest.raises(ValueError, match=r"\[bucket_sum\] no gradient with respect to codes"):
+        mx.vjp(lambda q: [gn.bucket_sum(mx.ones((3, 32)), q)], [codes], [mx.ones((3, 1, 4))])
+
+
+def test_assign_ties_and_nan_of_all_forms(impl):
+    check_ties_and_nan()
+
+
 def test_assign_ties_and_nan(isa):
+    check_ties_and_nan()
+
+
+def check_ties_and_nan():
     w = mx.array([[0.5, 1.5, 2.5, -9.0, 9.0, np.nan, 0.0, 3.0] * 2])
     levels = mx.array([0.0, 1.0, 2.0, 3.0])
     np.testing.assert_array_equal(unpack_ref(np.array(gn.codebook_assign(w, levels))), [[0, 1, 2, 0, 3, 0, 0, 3] * 2])
@@ -306,13 +431,23 @@ def test_assign_ties_and_nan(isa):
 
 @pytest.mark.parametrize("group_size", [None, 32, 64, 128])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_bucket_sum(group_size, dtype):
-    dw, dwr = rounded(np.random.default_rng(3).standard_normal((7, 256)), dtype)
-    words = pack_ref(np.random.default_rng(4).integers(0, 4, (7, 256)))
-    sums = gn.bucket_sum(dw, mx.array(words), group_size)
-    assert sums.dtype == mx.float32
-    assert_close(sums, bucket_sum_ref(dwr, words, 256 // (group_size or 256)))
-    assert_close(sums.sum(axis=-1), dwr.reshape(7, -1, group_size or 256).sum(-1))
+def test_bucket_sum(impl, group_size, dtype):
+    check_bucket_sum(group_size, dtype)
+
+
+@pytest.mark.parametrize("group_size", [None, 32, 64, 128])
+def test_bucket_sum_every_instruction_set(isa, group_size):
+    check_bucket_sum(group_size, "float32")
+
+
+def check_bucket_sum(group_size, dtype):
+    for n, k in [(7, 256), (11, 1664)]:
+        dw, dwr = rounded(np.random.default_rng(3).standard_normal((n, k)), dtype)
+        words = pack_ref(np.random.default_rng(4).integers(0, 4, (n, k)))
+        sums = gn.bucket_sum(dw, mx.array(words), group_size)
+        assert sums.dtype == mx.float32
+        assert_close(sums, bucket_sum_ref(dwr, words, k // (group_size or k)))
+        assert_close(sums.sum(axis=-1), dwr.reshape(n, -1, group_size or k).sum(-1))
 
 
 @pytest.mark.parametrize("group_size", [None, 32, 64, 128])
@@ -403,7 +538,7 @@ def test_transforms(impl, transpose):
     assert_close(outer(x), dx)
 
 
-def test_latent_transforms():
+def test_latent_transforms(impl):
     (x, xr), (w, wr), (codebook, cr), (dy, dyr) = latent_operands((4, 7), 9, 64)
     fn = gn.codebook_matmul_latent
     y = fn(x, w, codebook)
