@@ -17,8 +17,12 @@ import ghost_native as gn
 Timed = Callable[..., None]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", choices=["cpu", "gpu"], default="cpu", help="where the benchmarks run (default: cpu)")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    mx.set_default_device(mx.cpu)
+    mx.set_default_device(mx.gpu if config.getoption("--device") == "gpu" else mx.cpu)
     gn.tune_allocator()
 
 

@@ -1,6 +1,7 @@
 #include "common/bindings.h"
 
 #include "common/isa.h"
+#include "common/metal.h"
 #include "common/parallel.h"
 #include "common/primitive.h"
 
@@ -21,6 +22,7 @@ NB_MODULE(_ext, m) {
   // Read the environment now, so that a bad value fails the import with its message.
   ghost::active_isa();
   ghost::num_threads();
+  ghost::check_metal_switch();
 
   m.def("version", [] { return std::string(GHOST_VERSION); });
   m.def("mlx_version", [] { return std::string(GHOST_MLX_VERSION); });
@@ -29,6 +31,7 @@ NB_MODULE(_ext, m) {
   m.def("supported_isas", &ghost::supported_isas);
   m.def("num_threads", &ghost::num_threads);
   m.def("set_num_threads", &ghost::set_num_threads, "n"_a);
+  m.def("metal_available", &ghost::metal_available);
   m.def("force_composed", &ghost::force_composed);
   m.def("set_force_composed", &ghost::set_force_composed, "on"_a);
 

@@ -116,7 +116,7 @@ std::pair<mx::array, mx::array> causal_conv1d(const mx::array& x, const mx::arra
                 bias ? dense_float32(*bias, s) : mx::zeros({dim}, mx::float32, s), dense(state, s)};
   if (options.ragged) inputs.push_back(dense(*cu_seqlens, s));
   const ComposedForm composed = composed_forward(options, s);
-  if (use_composed(s)) {
+  if (use_composed(s, Kernels::cpu_and_metal)) {
     const Arrays out = composed(inputs);
     return {out[0], out[1]};
   }

@@ -36,7 +36,7 @@ class CausalConv1d : public Primitive {
   CausalConv1d(mx::Stream stream, ComposedForm composed, CausalConv1dOptions options)
       : Primitive(stream, std::move(composed)), options_(options) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays& outputs) override;
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
@@ -53,7 +53,7 @@ class CausalConv1dGrad : public Primitive {
   CausalConv1dGrad(mx::Stream stream, ComposedForm composed, CausalConv1dOptions options)
       : Primitive(stream, std::move(composed)), options_(options) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
   bool is_equivalent(const mx::Primitive& other) const override;
   DEFINE_NAME(CausalConv1dGrad)

@@ -38,7 +38,7 @@ class CodebookMatmul : public Primitive {
   CodebookMatmul(mx::Stream stream, ComposedForm composed, bool transpose, Activation activation)
       : Primitive(stream, std::move(composed)), transpose_(transpose), activation_(activation) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL
   Arrays jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) override;
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays& outputs) override;
@@ -58,7 +58,7 @@ class CodebookGrad : public Primitive {
  public:
   CodebookGrad(mx::Stream stream, ComposedForm composed) : Primitive(stream, std::move(composed)) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
   bool is_equivalent(const mx::Primitive&) const override { return true; }
   DEFINE_NAME(CodebookGrad)
@@ -69,7 +69,7 @@ class CodebookMatmulLatent : public Primitive {
  public:
   CodebookMatmulLatent(mx::Stream stream, ComposedForm composed) : Primitive(stream, std::move(composed)) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays& outputs) override;
   std::pair<Arrays, std::vector<int>> vmap(const Arrays& inputs, const std::vector<int>& axes) override;
@@ -90,7 +90,7 @@ class CodebookMatmulLatentGrad : public Primitive {
   CodebookMatmulLatentGrad(mx::Stream stream, ComposedForm composed, Wanted wanted)
       : Primitive(stream, std::move(composed)), wanted_(wanted) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
   bool is_equivalent(const mx::Primitive& other) const override;
   DEFINE_NAME(CodebookMatmulLatentGrad)
@@ -104,10 +104,46 @@ class CodebookAssign : public Primitive {
  public:
   CodebookAssign(mx::Stream stream, ComposedForm composed) : Primitive(stream, std::move(composed)) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
   bool is_equivalent(const mx::Primitive&) const override { return true; }
   DEFINE_NAME(CodebookAssign)
+};
+
+// Inputs codes, codebook (float32); output the weight in a dtype.
+class CodebookDequantize : public Primitive {
+ public:
+  CodebookDequantize(mx::Stream stream, ComposedForm composed, mx::Dtype dtype)
+      : Primitive(stream, std::move(composed)), dtype_(dtype) {}
+
+  GHOST_EVAL
+  Arrays jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) override;
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays& outputs) override;
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
+  bool is_equivalent(const mx::Primitive& other) const override;
+  DEFINE_NAME(CodebookDequantize)
+
+ private:
+  mx::Dtype dtype_;
+};
+
+// Inputs dw (float32), codes; output sums (N, groups, 4).
+class BucketSum : public Primitive {
+ public:
+  BucketSum(mx::Stream stream, ComposedForm composed, int groups)
+      : Primitive(stream, std::move(composed)), groups_(groups) {}
+
+  GHOST_EVAL
+  Arrays jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) override;
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays& outputs) override;
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
+  bool is_equivalent(const mx::Primitive& other) const override;
+  DEFINE_NAME(BucketSum)
+
+ private:
+  int groups_;
 };
 
 }  // namespace ghost

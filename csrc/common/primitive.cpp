@@ -30,8 +30,8 @@ thread_local bool forced = false;
 void Primitive::eval_gpu(const Arrays&, Arrays&) {
   throw std::runtime_error(
       std::string("[") + name() +
-      "] has no kernel for this device; build the operation on its stream to get the composed "
-      "form, or pass stream=mx.cpu.");
+      "] has no kernel for this device; build the operation on its stream to get the composed form, or pass "
+      "stream=mx.cpu.");
 }
 
 Arrays Primitive::jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) {
@@ -59,7 +59,16 @@ bool known_zero(const mx::array& x) {
   return std::all_of(bytes, bytes + x.itemsize(), [](char byte) { return byte == 0; });
 }
 
-bool use_composed(const mx::Stream& stream) { return forced || stream.device == mx::Device::gpu; }
+bool use_composed(const mx::Stream& stream, Kernels kernels) {
+  if (forced) return true;
+#if defined(GHOST_METAL_EMULATED)
+  static_cast<void>(stream);
+  const bool on_gpu = true;
+#else
+  const bool on_gpu = stream.device == mx::Device::gpu;
+#endif
+  return on_gpu && !(kernels == Kernels::cpu_and_metal && metal_available());
+}
 
 bool force_composed() { return forced; }
 

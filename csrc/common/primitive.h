@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/checks.h"
+#include "common/metal.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/primitives.h"
 
@@ -21,6 +22,9 @@ class Primitive : public mx::Primitive {
   Primitive(mx::Stream stream, ComposedForm composed)
       : mx::Primitive(stream), composed_(std::move(composed)) {}
 
+#if defined(GHOST_METAL_EMULATED)
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override { eval_gpu(inputs, outputs); }
+#endif
   void eval_gpu(const Arrays& inputs, Arrays& outputs) override;
 
   Arrays jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) override;
@@ -35,9 +39,13 @@ class Primitive : public mx::Primitive {
   ComposedForm composed_;
 };
 
+// Which kernels an operator has. What has none for GPUs is there MLX's own operations, which are kernels
+// already.
+enum class Kernels { cpu, cpu_and_metal };
+
 // True where an operator is to be built from MLX's own operations: on streams of a device without a kernel of
 // ours, and everywhere while set_force_composed(true) holds on this thread (comparisons and tests).
-bool use_composed(const mx::Stream& stream);
+bool use_composed(const mx::Stream& stream, Kernels kernels);
 bool force_composed();
 void set_force_composed(bool on);
 

@@ -57,7 +57,7 @@ mx::array cross_entropy(const mx::array& logits, const mx::array& targets, mx::S
   require_shape(kOp, "targets", targets, rows, "those of logits without the last,");
   const Arrays inputs{dense(logits, s), mx::stop_gradient(dense(as_index(targets, s), s), s)};
   const ComposedForm composed = composed_forward(s);
-  if (use_composed(s)) return composed(inputs)[0];
+  if (use_composed(s, Kernels::cpu)) return composed(inputs)[0];
   const auto primitive = std::make_shared<CrossEntropy>(s, composed);
   return outputs_of(primitive, inputs, {mx::float32, mx::float32, mx::float32})[0];
 }

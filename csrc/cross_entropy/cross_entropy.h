@@ -14,7 +14,7 @@ class CrossEntropy : public Primitive {
  public:
   using Primitive::Primitive;
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL_CPU
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays& outputs) override;
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override {
@@ -29,7 +29,7 @@ class CrossEntropyGrad : public Primitive {
  public:
   using Primitive::Primitive;
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL_CPU
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override { return {inputs[0].shape()}; }
   bool is_equivalent(const mx::Primitive&) const override { return true; }
   DEFINE_NAME(CrossEntropyGrad)

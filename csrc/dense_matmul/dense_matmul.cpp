@@ -42,7 +42,7 @@ ComposedForm composed_product(DenseOptions options, mx::Stream s) {
 mx::array dense_product(DenseOptions options, const mx::array& left, const mx::array& right, mx::Stream s) {
   const Arrays inputs{dense(left, s), dense(right, s)};
   const ComposedForm composed = composed_product(options, s);
-  if (use_composed(s)) return composed(inputs)[0];
+  if (use_composed(s, Kernels::cpu)) return composed(inputs)[0];
   return mx::array(product_shape(options, left, right), options.dtype,
                    std::make_shared<DenseMatmul>(s, composed, options), inputs);
 }

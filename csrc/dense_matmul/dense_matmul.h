@@ -29,7 +29,7 @@ class DenseMatmul : public Primitive {
   DenseMatmul(mx::Stream stream, ComposedForm composed, DenseOptions options)
       : Primitive(stream, std::move(composed)), options_(options) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL_CPU
   Arrays jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) override;
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays& outputs) override;

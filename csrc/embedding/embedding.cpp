@@ -41,7 +41,7 @@ mx::array embedding(const mx::array& weight, const mx::array& tokens, mx::Stream
           tokens.dtype(), ", allowed: integers.");
   const Arrays inputs{dense(weight, s), mx::stop_gradient(dense(as_index(tokens, s), s), s)};
   const ComposedForm composed = composed_forward(s);
-  if (use_composed(s)) return composed(inputs)[0];
+  if (use_composed(s, Kernels::cpu)) return composed(inputs)[0];
   return outputs_of(std::make_shared<Embedding>(s, composed), inputs, {weight.dtype()})[0];
 }
 

@@ -46,7 +46,7 @@ mx::array gelu(const mx::array& x, mx::StreamOrDevice stream) {
   require_io_dtype("gelu", "x", x);
   const Arrays inputs{dense(x, s)};
   const ComposedForm composed = composed_forward(s);
-  if (use_composed(s)) return composed(inputs)[0];
+  if (use_composed(s, Kernels::cpu)) return composed(inputs)[0];
   return outputs_of(std::make_shared<Gelu>(s, composed), inputs, {x.dtype()})[0];
 }
 

@@ -32,7 +32,7 @@ mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps, mx::S
   require(eps >= 0.0f, kOp, "eps is negative, given ", eps, ", allowed: 0 or more.");
   const Arrays inputs{dense(x, s), dense_float32(weight, s)};
   const ComposedForm composed = composed_forward(eps, s);
-  if (use_composed(s)) return composed(inputs)[0];
+  if (use_composed(s, Kernels::cpu)) return composed(inputs)[0];
   return outputs_of(std::make_shared<RmsNorm>(s, composed, eps), inputs, {x.dtype()})[0];
 }
 

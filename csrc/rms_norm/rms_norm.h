@@ -14,7 +14,7 @@ class RmsNorm : public Primitive {
   RmsNorm(mx::Stream stream, ComposedForm composed, float eps)
       : Primitive(stream, std::move(composed)), eps_(eps) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL_CPU
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays& outputs) override;
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override { return {inputs[0].shape()}; }
@@ -31,7 +31,7 @@ class RmsNormGrad : public Primitive {
   RmsNormGrad(mx::Stream stream, ComposedForm composed, float eps)
       : Primitive(stream, std::move(composed)), eps_(eps) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL_CPU
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
   bool is_equivalent(const mx::Primitive& other) const override;
   DEFINE_NAME(RmsNormGrad)

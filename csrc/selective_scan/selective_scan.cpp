@@ -102,8 +102,9 @@ std::pair<mx::array, mx::array> scan(const char* op, const ScanOperands& operand
   const Arrays inputs = gather(operands, s);
   // A single row has no states between chunks.
   const bool saving = rows != ScanRowsAs::single && any_tracer(inputs);
-  const Arrays out = use_composed(s) ? composed_selective_scan(options, false, s)(inputs)
-                                     : SelectiveScan::build(inputs, options, saving, s);
+  const Arrays out = use_composed(s, Kernels::cpu_and_metal)
+                         ? composed_selective_scan(options, false, s)(inputs)
+                         : SelectiveScan::build(inputs, options, saving, s);
   return {out[0], out[1]};
 }
 
@@ -155,7 +156,7 @@ std::pair<mx::array, mx::array> selective_scan_states(
   const auto options = validate("selective_scan_states", operands,
                                 cu_seqlens ? ScanRowsAs::ragged : ScanRowsAs::equal, delta_softplus);
   const Arrays inputs = gather(operands, s);
-  if (use_composed(s)) {
+  if (use_composed(s, Kernels::cpu_and_metal)) {
     const Arrays out = composed_selective_scan_states(options, s)(inputs);
     return {out[0], out[1]};
   }

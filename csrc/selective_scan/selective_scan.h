@@ -86,7 +86,7 @@ class SelectiveScan : public Primitive {
  public:
   SelectiveScan(mx::Stream stream, SelectiveScanOptions options, bool saving);
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays& outputs) override;
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
@@ -105,7 +105,7 @@ class SelectiveScanGrad : public Primitive {
  public:
   SelectiveScanGrad(mx::Stream stream, SelectiveScanOptions options);
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
   bool is_equivalent(const mx::Primitive& other) const override;
   DEFINE_NAME(SelectiveScanGrad)
@@ -119,7 +119,7 @@ class SelectiveScanStates : public Primitive {
  public:
   SelectiveScanStates(mx::Stream stream, SelectiveScanOptions options);
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
   bool is_equivalent(const mx::Primitive& other) const override;
   DEFINE_NAME(SelectiveScanStates)

@@ -140,7 +140,7 @@ mx::array skip_gather(const mx::array& x, const mx::array& indices, mx::StreamOr
   require_indices(op, indices);
   const Arrays inputs{dense(x, s), mx::stop_gradient(dense(indices, s), s)};
   const ComposedForm composed = composed_gather(s);
-  if (use_composed(s)) return composed(inputs)[0];
+  if (use_composed(s, Kernels::cpu_and_metal)) return composed(inputs)[0];
   return outputs_of(std::make_shared<SkipGather>(s, composed), inputs, {x.dtype(), x.dtype()})[0];
 }
 
@@ -181,7 +181,7 @@ mx::array skip_scatter(const mx::array& x, const mx::array& y, const mx::array& 
   if (gate) inputs.push_back(dense_float32(*gate, s));
   const SkipScatterOptions options{gate.has_value(), gate.has_value() && any_tracer(inputs)};
   const ComposedForm composed = composed_scatter(options, s);
-  if (use_composed(s)) return composed(inputs)[0];
+  if (use_composed(s, Kernels::cpu_and_metal)) return composed(inputs)[0];
   std::vector<mx::Dtype> dtypes{x.dtype()};
   if (options.saves) dtypes.push_back(mx::float32);
   return outputs_of(std::make_shared<SkipScatter>(s, composed, options), inputs, dtypes)[0];

@@ -32,7 +32,7 @@ class RoutingPlan : public Primitive {
   RoutingPlan(mx::Stream stream, ComposedForm composed, int capacity, bool ragged)
       : Primitive(stream, std::move(composed)), capacity_(capacity), ragged_(ragged) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL
   Arrays jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) override;
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays& outputs) override;
@@ -51,7 +51,7 @@ class SkipGather : public Primitive {
  public:
   using Primitive::Primitive;
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays& outputs) override;
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
@@ -64,7 +64,7 @@ class SkipGatherGrad : public Primitive {
  public:
   using Primitive::Primitive;
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
   bool is_equivalent(const mx::Primitive&) const override { return true; }
   DEFINE_NAME(SkipGatherGrad)
@@ -82,7 +82,7 @@ class SkipScatter : public Primitive {
   SkipScatter(mx::Stream stream, ComposedForm composed, SkipScatterOptions options)
       : Primitive(stream, std::move(composed)), options_(options) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays& outputs) override;
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
@@ -99,7 +99,7 @@ class SkipScatterGrad : public Primitive {
   SkipScatterGrad(mx::Stream stream, ComposedForm composed, bool gated)
       : Primitive(stream, std::move(composed)), gated_(gated) {}
 
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
+  GHOST_EVAL
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
   bool is_equivalent(const mx::Primitive& other) const override;
   DEFINE_NAME(SkipScatterGrad)

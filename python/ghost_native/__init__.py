@@ -10,7 +10,14 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING, Any
 
 from ghost_native import ops
-from ghost_native._native import composed_form, cpu_features, num_threads, set_num_threads, tune_allocator
+from ghost_native._native import (
+    composed_form,
+    cpu_features,
+    metal_available,
+    num_threads,
+    set_num_threads,
+    tune_allocator,
+)
 from ghost_native.ops import *  # noqa: F403
 
 if TYPE_CHECKING:
@@ -23,6 +30,7 @@ __all__ = [
     "__version__",
     "composed_form",
     "cpu_features",
+    "metal_available",
     "num_threads",
     "ops",
     "set_num_threads",

@@ -63,6 +63,15 @@ def cpu_features() -> dict[str, str | int | list[str]]:
     return {"isa": _ext.isa(), "supported": _ext.supported_isas(), "threads": _ext.num_threads()}
 
 
+def metal_available() -> bool:
+    """Whether operators on GPU streams run our Metal kernels.
+
+    They need a Mac with Apple silicon. ``GHOST_NATIVE_METAL=0`` before import turns them off: operators on GPU streams
+    are then composed of MLX's own operations, as on every other kind of GPU.
+    """
+    return _ext.metal_available()
+
+
 def num_threads() -> int:
     """Threads the CPU kernels use, the calling one included."""
     return _ext.num_threads()

@@ -84,7 +84,7 @@ class TestTypes:
         np.testing.assert_array_equal(out, expected)
 
     def test_instantiations_have_their_host_names(self):
-        assert set(library("types").kernels) == {"vectors", "rounding_float16", "rounding_bfloat16", "constants"}
+        assert set(library("types").kernels()) == {"vectors", "rounding_float16", "rounding_bfloat16", "constants"}
 
 
 class TestSimdGroups:

@@ -54,11 +54,21 @@ def run(args: Arguments) -> int:
             ("threads", f"{features['threads']} (GHOST_NATIVE_THREADS sets them)"),
             ("BLAS", used.line().removeprefix("BLAS: ")),
             ("float product", f"{_gflops():.0f} GFLOP/s on the CPU, {PRODUCT} x {PRODUCT}"),
-            ("device", f"{mx.default_device()}".removeprefix("Device(").removesuffix(")")
-                       + (", Metal available" if mx.metal.is_available() else ", no Metal here")),
+            ("device", f"{mx.default_device()}".removeprefix("Device(").removesuffix(")")),
+            ("Metal kernels", _metal()),
         ]
     )  # fmt: skip
     return 0
+
+
+def _metal() -> str:
+    import mlx.core as mx
+
+    import ghost_native
+
+    if ghost_native.metal_available():
+        return "on (GHOST_NATIVE_METAL=0 turns them off)"
+    return "off (GHOST_NATIVE_METAL=0)" if mx.metal.is_available() else "no Metal device here"
 
 
 def _gflops() -> float:

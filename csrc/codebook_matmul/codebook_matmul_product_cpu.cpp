@@ -1,5 +1,3 @@
-#include "codebook_matmul/codebook_matmul_product.h"
-
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -8,6 +6,7 @@
 #include <vector>
 
 #include "codebook_matmul/codebook_matmul_kernels.h"
+#include "codebook_matmul/codebook_matmul_product.h"
 #include "common/dispatch.h"
 #include "common/gemm.h"
 #include "common/parallel.h"

@@ -1,8 +1,7 @@
-#include "common/gemm.h"
-
 #include <algorithm>
 #include <vector>
 
+#include "common/gemm.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
 

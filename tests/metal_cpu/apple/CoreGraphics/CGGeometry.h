@@ -1,0 +1,8 @@
+// As much of Apple's header of this name as metal-cpp needs to be type-checked elsewhere.
+#pragma once
+
+typedef double CGFloat;
+typedef struct CGSize {
+  CGFloat width;
+  CGFloat height;
+} CGSize;
