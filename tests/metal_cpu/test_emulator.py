@@ -7,6 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+
 from tests.metal_cpu.compiler import CompileError, compile_metal
 from tests.metal_cpu.library import LaunchError, Library, aligned, poisoned
 
