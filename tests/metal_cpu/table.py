@@ -38,10 +38,11 @@ Written by `python -m tests.metal_cpu table` from launches of the emulated kerne
 - **segments**: 64-byte segments touched over the fewest that hold the bytes of each instruction.
 - **operations**: executed by all lanes, per element of the stated kind: float (a fused multiply-add counts two),
   transcendental (exp, log, ...), other (integers and addresses, comparisons and selections, conversions). Products of
-  8 x 8 matrices are counted among the float ones.
+  8 x 8 matrices are counted among the float ones. They are those of clang's code at -O1, which is not Apple's.
 - **bound**: the least time on that GPU, the larger of two. Memory: every distinct 64-byte line once at full
   bandwidth. Operations: one instruction for a fused multiply-add and for any other operation, four for a division,
-  square root or transcendental function, at the peak rate. The figures are public ones: {gpus}.
+  square root or transcendental function, at the peak rate. The figures of the machines are public ones:
+  {gpus}.
 """
 
 
