@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tests.metal_cpu.__main__ import main, record
 from tests.metal_cpu.budget import Buffer, Case, Launch, cases, check
 from tests.metal_cpu.compiler import ROOT, compile_metal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlx.core as mx
@@ -170,6 +171,22 @@ def row_sums(flavour: str = "traced", *bugs: str, rows: int = 3, n: int = 4, ext
     lib = library("planted", flavour, *(f"BUG_{bug}" for bug in bugs))
     report = lib.launch("row_sums", [x, sums, np.int32(n)], rows, 64, check=False, **options)
     return np.abs(sums - x.astype(np.float64).sum(1)).max(), report
+
+
+def test_launches_from_several_threads(flavour):
+    """Any thread may launch: MLX runs streams on threads of its own."""
+    lib = library("planted", flavour)
+    x = aligned(np.random.default_rng(5).standard_normal((8, 256)).astype(np.float32))
+
+    def sums(_: int) -> np.ndarray:
+        out = poisoned(8, np.float32)
+        assert lib.launch("row_sums", [x, out, np.int32(4)], 8, 64).ok
+        return out
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(sums, range(16)))
+    assert all(np.array_equal(r, results[0]) for r in results)
+    np.testing.assert_allclose(results[0], x.sum(1), atol=1e-4)
 
 
 class TestPlantedBugs:

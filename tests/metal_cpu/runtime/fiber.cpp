@@ -77,7 +77,8 @@ namespace msl {
 namespace {
 
 constexpr size_t kStackBytes = 64 << 10;
-// Not a multiple of the page size: the hot frames of neighbouring fibers fall into different sets of the L1 cache.
+// Not a multiple of the page size: the hot frames of neighbouring fibers fall into different sets of the L1
+// cache.
 constexpr size_t kStackStride = kStackBytes + 448;
 constexpr size_t kAllStacks = kStackStride * kMaxThreads;
 
@@ -111,8 +112,8 @@ void FiberPool::give_back(Fiber* fiber) { free_[num_free_++] = fiber; }
 
 void FiberPool::reset() {
   if (!fibers_) {
-    void* memory = mmap(nullptr, kAllStacks, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* memory =
+        mmap(nullptr, kAllStacks, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) {
       std::perror("metal_cpu: no address space for stacks");
       std::abort();
