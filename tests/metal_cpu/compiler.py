@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.metal_cpu.operations import block_table
@@ -160,6 +161,7 @@ def _put(made: Path, place: Path) -> Path:
 
 def _runtime() -> Path:
     """The shared object with the machine, the same for all libraries."""
+    CACHE.mkdir(parents=True, exist_ok=True)
     place = CACHE / f"runtime-{_key('runtime')}.so"
     if not place.exists():
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
@@ -237,6 +239,13 @@ def compile_metal(
         except CompileError as error:
             raise CompileError(f"{path.name} does not compile ({flavour}):\n{error}") from None
         return _put(made, place)
+
+
+def compile_all(paths: Sequence[str | Path], flavour: str = "fast", include: Sequence[Path] = ()) -> list[Path]:
+    """The shared objects of several files, compiled side by side."""
+    _runtime()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda path: compile_metal(path, flavour, include=include), paths))
 
 
 def _check_types(command: Sequence[str | Path]) -> None:

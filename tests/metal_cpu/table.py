@@ -122,6 +122,24 @@ def launch_section(launch: Launch, traced: Report, counted: Report | None) -> li
     return [*lines, ""]
 
 
+def summary_row(case: Case, launch: Launch, traced: Report, counted: Report | None) -> str:
+    moved = sum(b.loaded + b.stored for b in traced.buffers[: len(launch.buffers)])
+    least = sum(b.size * ((b.loaded > 0) + (b.stored > 0)) for b in launch.buffers)
+    fetched = sum(b.load_segments + b.store_segments for b in traced.buffers)
+    ideal = sum(b.load_segments_ideal + b.store_segments_ideal for b in traced.buffers)
+    seconds, what = bound(GPUS[0], traced, counted)
+    return (
+        f"| {launch.kernel} | {case.name} | {bytes_text(moved)} | {moved / max(least, 1):.2f} | "
+        f"{fetched / max(ideal, 1):.2f} | {traced.threadgroup_bytes:,} | {time_text(seconds)} ({what}) |"
+    )
+
+
+SUMMARY_HEAD = [
+    "| kernel | case | moved | of the operands' size | segments | threadgroup memory | bound on M1 |",
+    "|---|---|---|---|---|---|---|",
+]
+
+
 def document(
     results: Sequence[tuple[str, Case, Sequence[Recorded], Sequence[Recorded]]],
 ) -> str:
@@ -130,12 +148,13 @@ def document(
         f"{g.name} {g.bytes_per_second / 1e9:g} GB/s and {g.float_operations_per_second / 1e12:g} TFLOP/s" for g in GPUS
     )
     lines = [INTRODUCTION.format(gpus=gpus)]
-    operator = ""
-    for op, case, traced, counted in results:
-        if op != operator:
-            lines += [f"## {op}", ""]
-            operator = op
-        lines += [f"### {case.name}", ""]
-        for n, (launch, recorded) in enumerate(zip(case.launches, traced, strict=False)):
-            lines += launch_section(launch, recorded.report, counted[n].report if n < len(counted) else None)
+    for op in dict.fromkeys(op for op, *_ in results):
+        summary, sections = list(SUMMARY_HEAD), []
+        for _, case, traced, counted in (r for r in results if r[0] == op):
+            sections += [f"### {case.name}", ""]
+            for n, (launch, recorded) in enumerate(zip(case.launches, traced, strict=False)):
+                of_operations = counted[n].report if n < len(counted) else None
+                summary.append(summary_row(case, launch, recorded.report, of_operations))
+                sections += launch_section(launch, recorded.report, of_operations)
+        lines += [f"## {op}", "", *summary, "", *sections]
     return "\n".join(lines).rstrip() + "\n"

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <set>
 
 namespace msl {
 namespace {
@@ -137,7 +138,7 @@ void FaultLog::note(Fault fault, const std::string& what, const std::string& whe
   }
   text += "]";
   if (!where.empty()) text += " at " + where;
-  entries_.push_back({text, code});
+  entries_.push_back({fault, text, code});
 }
 
 void FaultLog::add(Fault fault, const std::string& what, const void* code) {
@@ -154,10 +155,15 @@ void FaultLog::add(Fault fault, const std::string& what) {
 
 void FaultLog::finish() {
   std::string all;
+  std::set<std::string> told;
   for (const Entry& entry : entries_) {
-    all += entry.text;
-    if (entry.code) all += " at " + source_line(entry.code);
-    all += "\n";
+    std::string place;
+    if (entry.code) {
+      place = " at " + source_line(entry.code);
+      // A line of source may be several places in the code, where a loop is unrolled.
+      if (!told.insert(name_of(entry.fault) + place).second) continue;
+    }
+    all += entry.text + place + "\n";
   }
   if (all.size() >= MSL_MESSAGE_BYTES) all.resize(MSL_MESSAGE_BYTES - 1);
   std::memcpy(report_->messages, all.c_str(), all.size() + 1);

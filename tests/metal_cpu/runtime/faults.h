@@ -25,6 +25,7 @@ class FaultLog {
 
  private:
   struct Entry {
+    Fault fault;
     std::string text;
     const void* code;  // null: the text is complete
   };
