@@ -108,8 +108,9 @@ std::string source_line(const void* code) {
     if (line.find("/metal_cpu/runtime/") != std::string::npos) continue;
     return place->second = short_path(line);
   }
-  char text[64];
-  std::snprintf(text, sizeof(text), "code at +0x%zx", static_cast<size_t>(offset));
+  char text[96];
+  std::snprintf(text, sizeof(text), "+0x%zx of its code (no addr2line here to name the line)",
+                static_cast<size_t>(offset));
   return place->second = text;
 }
 
