@@ -222,6 +222,12 @@ class TestPlantedBugs:
         if line and NAMES_LINES:
             assert f"planted.metal:{line_of(line)}" in report.messages
 
+    def test_missing_simdgroup_barrier(self):
+        a, d = aligned(np.ones((8, 8), np.float32)), poisoned((8, 8), np.float32)
+        lib = library("simdgroup", "traced", "BUG_MISSING_SIMD_BARRIER")
+        report = lib.launch("product_float32", [a, a, a, d, np.int32(0)])
+        assert report.races > 0
+
     @pytest.mark.parametrize(("bug", "error"), [("DIVERGENT_BARRIER", 3), ("OVER_LIMIT", 6)])
     def test_fast_launches_fail_too(self, bug, error):
         _, report = row_sums("fast", bug)
