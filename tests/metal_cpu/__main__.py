@@ -111,7 +111,7 @@ def write_table(arguments: argparse.Namespace) -> int:
     flavours = ("traced", "counted")
     recorded = {flavour: [record(case, flavour) for _, case in chosen] for flavour in flavours}
     results = [(op, case, *launches) for (op, case), *launches in zip(chosen, *recorded.values(), strict=True)]
-    text = document(results)
+    text = document(results, arguments.everything)
     if arguments.out:
         Path(arguments.out).write_text(text)
     else:
@@ -135,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     table = commands.add_parser("table", help="traffic, operations and bounds of all budget cases as Markdown")
     table.add_argument("--out", help="the file to write, for example docs/metal_kernels.md")
+    table.add_argument("--everything", action="store_true", help="list the buffers of every launch of every case")
     table.set_defaults(action=write_table)
 
     arguments = parser.parse_args(argv)

@@ -8,6 +8,7 @@ bytes are SIMD-unique: what the 32 lanes of a SIMD-group load with one instructi
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,11 @@ def cases(op: str | None = None) -> list[Case]:
         if path.stem != "__init__" and op in (None, path.stem):
             found += importlib.import_module(f"tests.metal_cpu.budgets.{path.stem}").CASES
     return found
+
+
+def family(kernel: str) -> str:
+    """The name of a kernel without its dtype."""
+    return re.sub(r"_(?:float32|float16|bfloat16)$", "", kernel)
 
 
 def check(case: Case, launches: Sequence[Recorded]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.metal_cpu.budget import Buffer, Case, Launch, Recorded
+from tests.metal_cpu.budget import Buffer, Case, Launch, Recorded, family
 from tests.metal_cpu.report import Report, Traffic
 
 
@@ -141,20 +141,28 @@ SUMMARY_HEAD = [
 
 
 def document(
-    results: Sequence[tuple[str, Case, Sequence[Recorded], Sequence[Recorded]]],
+    results: Sequence[tuple[str, Case, Sequence[Recorded], Sequence[Recorded]]], everything: bool = False
 ) -> str:
-    """Markdown of (operator, case, traced launches, counted launches)."""
+    """Markdown of (operator, case, traced launches, counted launches).
+
+    Every launch has a row; buffers are listed for the first launch of each kernel, dtypes apart, or of everything.
+    """
     gpus = "; ".join(
         f"{g.name} {g.bytes_per_second / 1e9:g} GB/s and {g.float_operations_per_second / 1e12:g} TFLOP/s" for g in GPUS
     )
     lines = [INTRODUCTION.format(gpus=gpus)]
     for op in dict.fromkeys(op for op, *_ in results):
-        summary, sections = list(SUMMARY_HEAD), []
+        summary, sections, shown = list(SUMMARY_HEAD), [], set()
         for _, case, traced, counted in (r for r in results if r[0] == op):
-            sections += [f"### {case.name}", ""]
+            listed = []
             for n, (launch, recorded) in enumerate(zip(case.launches, traced, strict=False)):
                 of_operations = counted[n].report if n < len(counted) else None
                 summary.append(summary_row(case, launch, recorded.report, of_operations))
-                sections += launch_section(launch, recorded.report, of_operations)
+                if everything or family(launch.kernel) not in shown:
+                    listed += launch_section(launch, recorded.report, of_operations)
+                shown.add(family(launch.kernel))
+            if listed:
+                sections += [f"### {case.name}", "", *listed]
+        summary = list(dict.fromkeys(summary))  # the same sums of several operands are one row
         lines += [f"## {op}", "", *summary, "", *sections]
     return "\n".join(lines).rstrip() + "\n"

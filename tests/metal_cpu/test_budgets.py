@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.metal_cpu.__main__ import main, record
-from tests.metal_cpu.budget import Buffer, Case, Launch, cases, check
+from tests.metal_cpu.budget import Buffer, Case, Launch, cases, check, family
 from tests.metal_cpu.compiler import ROOT, compile_metal
 from tests.metal_cpu.library import Library, aligned, poisoned
 from tests.metal_cpu.report import Report
@@ -34,12 +34,6 @@ def test_address_spaces(path):
 
 def test_every_kernel_has_a_budget():
     """Of each kernel, by its name without the dtype, some case states what it moves."""
-
-    def family(kernel: str) -> str:
-        for dtype in ("_float32", "_float16", "_bfloat16"):
-            kernel = kernel.removesuffix(dtype)
-        return kernel
-
     stated = {family(launch.kernel) for case in cases() for launch in case.launches}
     there = {family(k) for path in LIBRARIES for k in Library(compile_metal(path, include=[METAL])).kernels()}
     assert there - stated == set()
