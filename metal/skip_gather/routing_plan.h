@@ -88,7 +88,10 @@ METAL_FUNC int set_before(const device uchar* mask, const device int* before, in
     out.count = set_before(mask, before, out.last, p, lane) - out.before;
   }
   if (lane == 0) {
-    *range = out;
+    range->first = out.first;
+    range->last = out.last;
+    range->before = out.before;
+    range->count = out.count;
     *count = out.count;
   }
 }
