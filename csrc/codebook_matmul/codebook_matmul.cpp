@@ -85,8 +85,24 @@ mx::array assigned(const mx::array& w, const mx::array& codebook, mx::Stream s) 
                    inputs);
 }
 
-[[noreturn]] void fail_codes_gradient(const char* op) {
-  fail(op, "no gradient with respect to codes, given integers, allowed: x and codebook.");
+mx::array dequantized(const mx::array& codes, const mx::array& codebook, mx::Dtype dtype, mx::Stream s) {
+  const Arrays inputs{dense(codes, s), dense_float32(codebook, s)};
+  const ComposedForm composed = codebook_composed::dequantize(dtype, s);
+  if (use_composed(s, Kernels::cpu_and_metal)) return composed(inputs)[0];
+  return mx::array({codes.shape(0), 16 * codes.shape(1)}, dtype,
+                   std::make_shared<CodebookDequantize>(s, composed, dtype), inputs);
+}
+
+mx::array bucket_sums(const mx::array& dw, const mx::array& codes, int groups, mx::Stream s) {
+  const Arrays inputs{dense_float32(dw, s), dense(codes, s)};
+  const ComposedForm composed = codebook_composed::bucket_sums(groups, s);
+  if (use_composed(s, Kernels::cpu_and_metal)) return composed(inputs)[0];
+  return mx::array({codes.shape(0), groups, 4}, mx::float32, std::make_shared<BucketSum>(s, composed, groups),
+                   inputs);
+}
+
+[[noreturn]] void fail_codes_gradient(const char* op, const char* allowed) {
+  fail(op, "no gradient with respect to codes, given integers, allowed: ", allowed, ".");
 }
 
 }  // namespace
@@ -132,7 +148,7 @@ mx::array codebook_dequantize(const mx::array& codes, const mx::array& codebook,
   require_codebook(kDequantize, codebook, codes.shape(0), 16 * codes.shape(1));
   require(is_io_dtype(dtype), kDequantize, "wrong dtype, given ", dtype,
           ", allowed: float32, float16, bfloat16.");
-  return mx::astype(codebook_composed::decode(codes, mx::astype(codebook, mx::float32, s), s), dtype, s);
+  return dequantized(codes, codebook, dtype, s);
 }
 
 mx::array bucket_sum(const mx::array& dw, const mx::array& codes, int groups, mx::StreamOrDevice stream) {
@@ -144,7 +160,7 @@ mx::array bucket_sum(const mx::array& dw, const mx::array& codes, int groups, mx
   require(groups > 0 && columns % groups == 0 && (groups == 1 || is_group_size(columns / groups)), kBucketSum,
           "wrong number of groups, given ", groups,
           ", allowed: 1, or K / 32, K / 64 or K / 128 with K = ", columns, ".");
-  return codebook_composed::bucket_sum(mx::astype(dw, mx::float32, s), codes, groups, s);
+  return bucket_sums(dw, codes, groups, s);
 }
 
 Arrays CodebookMatmul::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
@@ -159,7 +175,7 @@ Arrays CodebookMatmul::vjp(const Arrays& primals, const Arrays& cotangents, cons
       gradients.push_back(
           codebook_gradient(transpose_ ? dy : x, transpose_ ? x : dy, primals[1], primals[2], stream()));
     } else {
-      fail_codes_gradient(kMatmul);
+      fail_codes_gradient(kMatmul, "x and codebook");
     }
   }
   return gradients;
@@ -169,7 +185,7 @@ Arrays CodebookMatmul::vjp(const Arrays& primals, const Arrays& cotangents, cons
 Arrays CodebookMatmul::jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) {
   std::optional<mx::array> total;
   for (size_t i = 0; i < argnums.size(); ++i) {
-    if (argnums[i] == 1) fail_codes_gradient(kMatmul);
+    if (argnums[i] == 1) fail_codes_gradient(kMatmul, "x and codebook");
     Arrays inputs = primals;
     inputs[static_cast<size_t>(argnums[i])] =
         dense_as(tangents[i], inputs[static_cast<size_t>(argnums[i])].dtype(), stream());
@@ -200,7 +216,7 @@ std::vector<mx::Shape> CodebookGrad::output_shapes(const Arrays& inputs) { retur
 Arrays CodebookMatmulLatent::vjp(const Arrays& primals, const Arrays& cotangents,
                                  const std::vector<int>& argnums, const Arrays&) {
   const auto wants = [&](int i) { return std::find(argnums.begin(), argnums.end(), i) != argnums.end(); };
-  if (wants(3)) fail_codes_gradient(kLatent);
+  if (wants(3)) fail_codes_gradient(kLatent, "x, weight and codebook");
   const CodebookMatmulLatentGrad::Wanted wanted{wants(0), wants(1), wants(2)};
   const Arrays inputs{primals[0], primals[3], primals[2],
                       dense_as(cotangents[0], primals[0].dtype(), stream())};
@@ -249,6 +265,50 @@ bool CodebookMatmulLatentGrad::is_equivalent(const mx::Primitive& other) const {
 
 std::vector<mx::Shape> CodebookAssign::output_shapes(const Arrays& inputs) {
   return {{inputs[0].shape(0), inputs[0].shape(1) / 16}};
+}
+
+// Linear in the codebook.
+Arrays CodebookDequantize::jvp(const Arrays& primals, const Arrays& tangents,
+                               const std::vector<int>& argnums) {
+  if (argnums.size() != 1 || argnums[0] != 1) fail_codes_gradient(kDequantize, "codebook");
+  return {dequantized(primals[0], tangents[0], dtype_, stream())};
+}
+
+Arrays CodebookDequantize::vjp(const Arrays& primals, const Arrays& cotangents,
+                               const std::vector<int>& argnums, const Arrays&) {
+  if (argnums.size() != 1 || argnums[0] != 1) fail_codes_gradient(kDequantize, "codebook");
+  const auto& codebook = primals[1];
+  const bool shared = codebook.ndim() == 1;
+  const auto sums = bucket_sums(cotangents[0], primals[0], shared ? 1 : codebook.shape(1), stream());
+  return {shared ? mx::sum(sums, std::vector<int>{0, 1}, false, stream()) : sums};
+}
+
+std::vector<mx::Shape> CodebookDequantize::output_shapes(const Arrays& inputs) {
+  return {{inputs[0].shape(0), 16 * inputs[0].shape(1)}};
+}
+
+bool CodebookDequantize::is_equivalent(const mx::Primitive& other) const {
+  return dtype_ == static_cast<const CodebookDequantize&>(other).dtype_;
+}
+
+// Linear in dw.
+Arrays BucketSum::jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) {
+  if (argnums.size() != 1 || argnums[0] != 0) fail_codes_gradient(kBucketSum, "dw");
+  return {bucket_sums(tangents[0], primals[1], groups_, stream())};
+}
+
+Arrays BucketSum::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+                      const Arrays&) {
+  if (argnums.size() != 1 || argnums[0] != 0) fail_codes_gradient(kBucketSum, "dw");
+  return {dequantized(primals[1], cotangents[0], mx::float32, stream())};
+}
+
+std::vector<mx::Shape> BucketSum::output_shapes(const Arrays& inputs) {
+  return {{inputs[1].shape(0), groups_, 4}};
+}
+
+bool BucketSum::is_equivalent(const mx::Primitive& other) const {
+  return groups_ == static_cast<const BucketSum&>(other).groups_;
 }
 
 }  // namespace ghost

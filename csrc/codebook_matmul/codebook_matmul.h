@@ -110,4 +110,40 @@ class CodebookAssign : public Primitive {
   DEFINE_NAME(CodebookAssign)
 };
 
+// Inputs codes, codebook (float32); output the weight in a dtype.
+class CodebookDequantize : public Primitive {
+ public:
+  CodebookDequantize(mx::Stream stream, ComposedForm composed, mx::Dtype dtype)
+      : Primitive(stream, std::move(composed)), dtype_(dtype) {}
+
+  GHOST_EVAL
+  Arrays jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) override;
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays& outputs) override;
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
+  bool is_equivalent(const mx::Primitive& other) const override;
+  DEFINE_NAME(CodebookDequantize)
+
+ private:
+  mx::Dtype dtype_;
+};
+
+// Inputs dw (float32), codes; output sums (N, groups, 4).
+class BucketSum : public Primitive {
+ public:
+  BucketSum(mx::Stream stream, ComposedForm composed, int groups)
+      : Primitive(stream, std::move(composed)), groups_(groups) {}
+
+  GHOST_EVAL
+  Arrays jvp(const Arrays& primals, const Arrays& tangents, const std::vector<int>& argnums) override;
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays& outputs) override;
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
+  bool is_equivalent(const mx::Primitive& other) const override;
+  DEFINE_NAME(BucketSum)
+
+ private:
+  int groups_;
+};
+
 }  // namespace ghost

@@ -144,4 +144,12 @@ ComposedForm assign(mx::Stream s) {
   };
 }
 
+ComposedForm dequantize(mx::Dtype dtype, mx::Stream s) {
+  return [dtype, s](const Arrays& in) -> Arrays { return {mx::astype(decode(in[0], in[1], s), dtype, s)}; };
+}
+
+ComposedForm bucket_sums(int groups, mx::Stream s) {
+  return [groups, s](const Arrays& in) -> Arrays { return {bucket_sum(in[0], in[1], groups, s)}; };
+}
+
 }  // namespace ghost::codebook_composed

@@ -15,5 +15,7 @@ ComposedForm gradient(mx::Stream s);
 ComposedForm latent(mx::Stream s);
 ComposedForm latent_gradient(CodebookMatmulLatentGrad::Wanted wanted, mx::Stream s);
 ComposedForm assign(mx::Stream s);
+ComposedForm dequantize(mx::Dtype dtype, mx::Stream s);
+ComposedForm bucket_sums(int groups, mx::Stream s);
 
 }  // namespace ghost::codebook_composed

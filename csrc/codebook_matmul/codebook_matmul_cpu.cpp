@@ -86,19 +86,46 @@ void weight_gradients(const mx::array& left, const mx::array& right, const Coded
   sums.finish(*dcodebook);
 }
 
-constexpr int64_t kAssignWords = 1 << 12;  // words assigned by one task
+constexpr int64_t kTaskWords = 1 << 12;  // words of codes that one task goes through
+
+template <class Fn>
+void parallel_rows(int64_t rows, int64_t words, Fn&& fn) {
+  const int64_t each = std::max<int64_t>(1, kTaskWords / std::max<int64_t>(words, 1));
+  parallel_for((rows + each - 1) / each, [&](int64_t i) {
+    for (int64_t row = i * each; row < std::min((i + 1) * each, rows); ++row) fn(row);
+  });
+}
 
 void assign(const float* values, const CodedMatrix& w, uint32_t* codes) {
   const auto& kernels = codebook_kernels();
   const int64_t words = w.group_size / 16;
-  const int64_t groups = w.groups();
-  const int64_t each = std::max<int64_t>(1, kAssignWords / std::max<int64_t>(w.words(), 1));
-  parallel_for((w.rows + each - 1) / each, [&](int64_t i) {
-    for (int64_t row = i * each; row < std::min((i + 1) * each, w.rows); ++row) {
-      for (int64_t g = 0; g < groups; ++g) {
-        const int64_t first = row * w.words() + g * words;
-        kernels.assign(values + 16 * first, w.codebook + row * w.row_stride + 4 * g, words, codes + first);
-      }
+  parallel_rows(w.rows, w.words(), [&](int64_t row) {
+    for (int64_t g = 0; g < w.groups(); ++g) {
+      const int64_t first = row * w.words() + g * words;
+      kernels.assign(values + 16 * first, w.codebook + row * w.row_stride + 4 * g, words, codes + first);
+    }
+  });
+}
+
+template <class T>
+void dequantize(const CodedMatrix& w, T* values) {
+  const auto& kernels = codebook_decode_kernels().get<T>();
+  const int64_t words = w.group_size / 16;
+  parallel_rows(w.rows, w.words(), [&](int64_t row) {
+    const int64_t first = row * w.words();
+    kernels.dequantize(w.codes + first, w.codebook + row * w.row_stride, w.groups(), words,
+                       values + 16 * first);
+  });
+}
+
+// sums (rows, groups, 4) of values (rows, 16 * groups * words) over equal codes.
+void bucket_sums(const float* values, const uint32_t* codes, int64_t rows, int64_t groups, int64_t words,
+                 float* sums) {
+  const auto& kernels = codebook_kernels();
+  std::fill_n(sums, 4 * rows * groups, 0.0f);
+  parallel_rows(rows, groups * words, [&](int64_t row) {
+    for (int64_t g = row * groups; g < (row + 1) * groups; ++g) {
+      kernels.bucket_sum(codes + g * words, values + 16 * g * words, words, sums + 4 * g);
     }
   });
 }
@@ -145,6 +172,19 @@ void CodebookMatmulLatentGrad::eval_cpu(const Arrays& inputs, Arrays& outputs) {
 void CodebookAssign::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   dispatch_cpu(stream(), inputs, outputs, [](const Arrays& in, Arrays& out) {
     assign(in[0].data<float>(), coded(out[0], in[1]), out[0].data<uint32_t>());
+  });
+}
+
+void CodebookDequantize::eval_cpu(const Arrays& inputs, Arrays& outputs) {
+  dispatch_cpu(stream(), inputs, outputs, [](const Arrays& in, Arrays& out) {
+    dispatch_dtype(out[0].dtype(), [&]<class T>() { dequantize(coded(in[0], in[1]), out_ptr<T>(out[0])); });
+  });
+}
+
+void BucketSum::eval_cpu(const Arrays& inputs, Arrays& outputs) {
+  dispatch_cpu(stream(), inputs, outputs, [groups = groups_](const Arrays& in, Arrays& out) {
+    bucket_sums(in[0].data<float>(), in[1].data<uint32_t>(), in[1].shape(0), groups, in[1].shape(1) / groups,
+                out[0].data<float>());
   });
 }
 

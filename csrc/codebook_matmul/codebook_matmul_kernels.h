@@ -4,6 +4,7 @@
 
 #include "common/coded_matrix.h"
 #include "common/isa.h"
+#include "common/per_dtype.h"
 
 namespace ghost {
 
@@ -48,5 +49,13 @@ struct CodebookKernels {
   void (*assign)(const float* values, const float* levels, int64_t words, uint32_t* codes);
 };
 GHOST_DECLARE_KERNELS(CodebookKernels, codebook_table, codebook_kernels)
+
+template <class T>
+struct CodebookDecodeKernels {
+  // Levels of the codes of `groups` groups of `words` words each, with a codebook a group.
+  void (*dequantize)(const uint32_t* codes, const float* codebooks, int64_t groups, int64_t words, T* values);
+};
+using CodebookDecodeTable = PerDtype<CodebookDecodeKernels>;
+GHOST_DECLARE_KERNELS(CodebookDecodeTable, codebook_decode_table, codebook_decode_kernels)
 
 }  // namespace ghost

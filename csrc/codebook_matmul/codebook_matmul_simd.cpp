@@ -121,8 +121,24 @@ void assign(const float* values, const float* levels, int64_t words, uint32_t* c
   for (int64_t i = 0; i < words; ++i) codes[i] = nearest(values + 16 * i, levels);
 }
 
+template <class T>
+void dequantize(const uint32_t* codes, const float* codebooks, int64_t groups, int64_t words, T* values) {
+  for (int64_t g = 0; g < groups; ++g) {
+    for (int64_t i = g * words; i < (g + 1) * words; ++i) {
+      for (int run = 0; run < 16; run += kWidth) {
+        store(values + 16 * i + run, decode_run(codes[i], run, codebooks + 4 * g));
+      }
+    }
+  }
+}
+
+template <class T>
+constexpr CodebookDecodeKernels<T> decode_kernels{dequantize<T>};
+
 }  // namespace
 
 extern const CodebookKernels codebook_table{bucket_sum, assign};
+extern const CodebookDecodeTable codebook_decode_table{decode_kernels<float>, decode_kernels<float16>,
+                                                       decode_kernels<bfloat16>};
 
 }  // namespace ghost::GHOST_ISA

@@ -3,12 +3,9 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import ghost_native as gn
 from ghost_native.reference.codebook_matmul import (
-    bucket_sum_ref,
     codebook_assign_ref,
     codebook_dequantize_ref,
     codebook_matmul_ref,
@@ -16,24 +13,11 @@ from ghost_native.reference.codebook_matmul import (
     pack_ref,
     unpack_ref,
 )
-from tests.operators import DTYPES, central_differences, rounded, vjp
-from tests.tolerances import NRMSE, assert_close, nrmse, to_numpy
+from tests.operators import DTYPES, central_differences, vjp
+from tests.ops.codebook_operands import assert_codebook_gradient, latent_operands, moved, operands
+from tests.tolerances import NRMSE, assert_close, nrmse
 
 MODES = ["float32", "bfloat16", "int8"]
-
-
-def codebook_shape(n, k, per):
-    return {"tensor": (4,), "row": (n, 1, 4)}.get(per) or (n, k // per, 4)
-
-
-def operands(lead, n, k, per="row", dtype="float32", transpose=True, seed=0):
-    """x, codes, codebook, dy as (mlx, reference) pairs; codes as words on both sides."""
-    r = np.random.default_rng(seed)
-    words = pack_ref(r.integers(0, 4, (n, k)))
-    codebook = rounded(r.standard_normal(codebook_shape(n, k, per)), dtype)
-    x = rounded(r.standard_normal((*lead, k if transpose else n)), dtype)
-    dy = rounded(r.standard_normal((*lead, n if transpose else k)), dtype)
-    return x, (mx.array(words), words), codebook, dy
 
 
 def check(pairs, dtype="float32", transpose=True):
@@ -50,22 +34,6 @@ def check(pairs, dtype="float32", transpose=True):
     assert got[0].dtype == x.dtype and got[1].dtype == codebook.dtype
     assert_close(got[0], dx, dtype, "dx")
     assert_codebook_gradient(got[1], dcodebook, dweight, dtype)
-
-
-def assert_codebook_gradient(got, expected, dweight, dtype):
-    """Four sums over a whole weight may cancel: they are compared with the magnitude of what is summed."""
-    if expected.ndim == 3:
-        assert_close(got, expected, dtype, "dcodebook")
-    else:
-        assert np.abs(to_numpy(got) - expected).max(initial=0) <= NRMSE[dtype] * 2 * np.linalg.norm(dweight)
-
-
-def latent_operands(lead, n, k, per="row", dtype="float32", seed=0):
-    r = np.random.default_rng(seed)
-    x, dy = (rounded(r.standard_normal((*lead, size)), dtype) for size in (k, n))
-    w = rounded(r.standard_normal((n, k)), "float32")
-    levels = np.sort(r.standard_normal(codebook_shape(n, k, per)), axis=-1)
-    return x, w, rounded(levels, "float32"), dy
 
 
 def check_latent(pairs, dtype="float32"):
@@ -180,10 +148,10 @@ def test_infinite_level_does_not_leak_from_padding():
         )
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("per", ["tensor", "row", 32, 64, 128])
 @pytest.mark.parametrize("lead", [(), (3,), (2, 21)])
-def test_latent(dtype, per, lead):
+def test_latent(impl, dtype, per, lead):
     check_latent(latent_operands(lead, 37, 256, per, dtype), dtype)
 
 
@@ -193,25 +161,23 @@ def test_latent_every_instruction_set(isa):
     check_latent(latent_operands((4200,), 20, 32, "tensor"))  # deeper than one round of the gradient's sum
 
 
-def test_latent_large_and_empty():
+def test_latent_large_and_empty(impl):
     check_latent(latent_operands((300,), 530, 528, "row"))
     for lead, n, k in [((0,), 5, 32), ((3,), 0, 32), ((3,), 5, 0)]:
-        check_latent(latent_operands(lead, n, k, "row"))
+        for per in ("tensor", "row"):
+            check_latent(latent_operands(lead, n, k, per))
 
 
-def test_latent_composed_form():
-    (x, xr), (w, wr), (codebook, cr), (dy, dyr) = latent_operands((6,), 9, 64, 32)
-    with gn.composed_form():
-        y = gn.codebook_matmul_latent(x, w, codebook)
-        got = vjp(gn.codebook_matmul_latent, [x, w, codebook], [dy])
-    words = codebook_assign_ref(wr, cr)
-    assert_close(y, codebook_matmul_ref(xr, words, cr))
-    dx, dcodebook, dweight = codebook_matmul_vjp_ref(xr, words, cr, dyr)
-    for actual, expected in zip(got, [dx, dweight, dcodebook], strict=True):
-        assert_close(actual, expected)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("per", ["tensor", "row", 64])
+def test_many_rows(impl, dtype, per):
+    """So many that a kernel may sum them in several parts."""
+    check(operands((1100,), 33, 192, per, dtype), dtype)
+    check(operands((1100,), 33, 192, per, dtype, transpose=False), dtype, transpose=False)
+    check_latent(latent_operands((1100,), 33, 192, per, dtype), dtype)
 
 
-def test_latent_gradients_asked_for_one_by_one():
+def test_latent_gradients_asked_for_one_by_one(impl):
     (x, _), (w, _), (codebook, _), (dy, _) = latent_operands((6,), 9, 64)
     every = vjp(gn.codebook_matmul_latent, [x, w, codebook], [dy])
     primals = [x, w, codebook]
@@ -255,6 +221,16 @@ def test_strided_and_broadcast_inputs(impl):
     assert_close(gn.codebook_matmul(x[:, :1], codes, codebook), expected[:, :1])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("per", ["tensor", "row", 32])
+@pytest.mark.parametrize("rows", [1, 9, 70])
+def test_operands_that_begin_anywhere(impl, dtype, per, rows):
+    for transpose in (True, False):
+        pairs = operands((rows,), 48, 256, per, dtype, transpose=transpose)
+        check([(moved(a), ref) for a, ref in pairs], dtype, transpose)
+    check_latent([(moved(a), ref) for a, ref in latent_operands((rows,), 48, 256, per, dtype)], dtype)
+
+
 @pytest.mark.parametrize("group_size", [32, 64, 128])
 def test_agrees_with_mlx_quantization(group_size):
     r = np.random.default_rng(2)
@@ -268,87 +244,6 @@ def test_agrees_with_mlx_quantization(group_size):
     assert_close(gn.codebook_matmul(x, codes, codebook), y)
     z = mx.quantized_matmul(x[:, :96], codes, scales, biases, transpose=False, bits=2, group_size=group_size)
     assert_close(gn.codebook_matmul(x[:, :96], codes, codebook, transpose=False), z)
-
-
-@given(rows=st.integers(0, 5), words=st.integers(0, 20), seed=st.integers(0, 99))
-def test_pack_and_unpack_are_inverse(rows, words, seed):
-    r = np.random.default_rng(seed)
-    codes = r.integers(0, 4, (rows, 16 * words)).astype(np.uint32)
-    np.testing.assert_array_equal(unpack_ref(pack_ref(codes)), codes)
-    packed = gn.codebook_assign(
-        mx.array(codes.astype(np.float32)).reshape(rows, 16 * words), mx.arange(4).astype(mx.float32)
-    )
-    np.testing.assert_array_equal(np.array(packed), pack_ref(codes))
-    back = gn.codebook_dequantize(packed, mx.arange(4).astype(mx.float32))
-    np.testing.assert_array_equal(np.array(back), codes)
-
-
-@pytest.mark.parametrize("per", ["tensor", "row", 32])
-def test_assign_and_dequantize(isa, per):
-    (_, _), (w, wr), (codebook, cr), _ = latent_operands((1,), 19, 96, per)
-    words = codebook_assign_ref(wr, cr)
-    codes = gn.codebook_assign(w, codebook)
-    np.testing.assert_array_equal(np.array(codes), words)
-    with gn.composed_form():
-        np.testing.assert_array_equal(np.array(gn.codebook_assign(w, codebook)), words)
-    for dtype in DTYPES:
-        want = codebook_dequantize_ref(words, cr)
-        assert_close(gn.codebook_dequantize(codes, codebook, DTYPES[dtype]), want, dtype)
-
-
-def test_assign_ties_and_nan(isa):
-    w = mx.array([[0.5, 1.5, 2.5, -9.0, 9.0, np.nan, 0.0, 3.0] * 2])
-    levels = mx.array([0.0, 1.0, 2.0, 3.0])
-    np.testing.assert_array_equal(unpack_ref(np.array(gn.codebook_assign(w, levels))), [[0, 1, 2, 0, 3, 0, 0, 3] * 2])
-    equal = gn.codebook_assign(w, mx.array([2.0, 2.0, 2.0, 1.0]))
-    assert set(unpack_ref(np.array(equal)).ravel()) == {0, 3}
-
-
-@pytest.mark.parametrize("group_size", [None, 32, 64, 128])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_bucket_sum(group_size, dtype):
-    dw, dwr = rounded(np.random.default_rng(3).standard_normal((7, 256)), dtype)
-    words = pack_ref(np.random.default_rng(4).integers(0, 4, (7, 256)))
-    sums = gn.bucket_sum(dw, mx.array(words), group_size)
-    assert sums.dtype == mx.float32
-    assert_close(sums, bucket_sum_ref(dwr, words, 256 // (group_size or 256)))
-    assert_close(sums.sum(axis=-1), dwr.reshape(7, -1, group_size or 256).sum(-1))
-
-
-@pytest.mark.parametrize("group_size", [None, 32, 64, 128])
-def test_quantize_is_a_fixed_point(group_size):
-    w = mx.array(np.random.default_rng(5).standard_normal((12, 256)), dtype=mx.float32)
-    codes, codebook = gn.codebook_quantize(w, group_size, iterations=100)
-    assert codebook.shape == (12, 256 // (group_size or 256), 4)
-    assert mx.array_equal(codes, gn.codebook_assign(w, codebook))
-    assert bool((codebook[..., 1:] >= codebook[..., :-1]).all())
-    counts = gn.bucket_sum(mx.ones_like(w), codes, group_size)
-    means = gn.bucket_sum(w, codes, group_size) / mx.maximum(counts, 1)
-    assert_close(mx.where(counts > 0, means, codebook), codebook, "bfloat16")
-
-
-def test_quantize_reaches_the_error_of_a_normal_distribution():
-    """Max (1960): four levels leave 0.1175 of a normal distribution's variance."""
-    w = mx.array(np.random.default_rng(6).standard_normal((64, 1024)), dtype=mx.float32)
-    for per in ("row", "tensor"):
-        codes, codebook = gn.codebook_quantize(3 * w + 1, per=per)
-        error = float(mx.mean((gn.codebook_dequantize(codes, codebook) - (3 * w + 1)) ** 2)) / 9
-        assert 0.11 < error < 0.119
-    _, scales, biases = mx.quantize(w, bits=2, group_size=64)
-    affine = mx.dequantize(mx.quantize(w, bits=2, group_size=64)[0], scales, biases, bits=2, group_size=64)
-    codes, codebook = gn.codebook_quantize(w, 64)
-    assert float(mx.mean((gn.codebook_dequantize(codes, codebook) - w) ** 2)) < 0.8 * float(mx.mean((affine - w) ** 2))
-
-
-def test_quantize_odd_cases():
-    codes, codebook = gn.codebook_quantize(mx.full((3, 32), 2.5))
-    assert mx.array_equal(gn.codebook_dequantize(codes, codebook), mx.full((3, 32), 2.5))
-    few = mx.array([[-1.0, 0.0, 1.0, 7.0] * 8])
-    codes, codebook = gn.codebook_quantize(few)
-    assert nrmse(gn.codebook_dequantize(codes, codebook), few) < 0.2
-    for shape in [(0, 32), (3, 0)]:
-        codes, codebook = gn.codebook_quantize(mx.zeros(shape))
-        assert codes.shape == (shape[0], shape[1] // 16) and codebook.shape == (shape[0], 1, 4)
 
 
 def test_same_bits_for_any_thread_count():
@@ -403,7 +298,7 @@ def test_transforms(impl, transpose):
     assert_close(outer(x), dx)
 
 
-def test_latent_transforms():
+def test_latent_transforms(impl):
     (x, xr), (w, wr), (codebook, cr), (dy, dyr) = latent_operands((4, 7), 9, 64)
     fn = gn.codebook_matmul_latent
     y = fn(x, w, codebook)
@@ -425,12 +320,6 @@ def test_latent_transforms():
     assert_close(outer(x), dx)
     compiled = mx.compile(lambda x, w, c: mx.grad(lambda w: (fn(x, w, c) * dy).sum())(w))
     assert_close(compiled(x, w, codebook), codebook_matmul_vjp_ref(xr, words, cr, dyr)[2])
-
-
-def test_assignment_has_no_gradient():
-    (x, _), (w, _), (codebook, _), _ = latent_operands((4,), 9, 64)
-    gradient = mx.grad(lambda w: gn.codebook_matmul(x, gn.codebook_assign(w, codebook), codebook).sum())(w)
-    assert mx.array_equal(gradient, mx.zeros_like(w))
 
 
 def test_any_stream():

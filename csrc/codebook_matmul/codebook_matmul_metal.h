@@ -1,0 +1,12 @@
+#pragma once
+
+#include "common/primitive.h"
+
+namespace ghost {
+
+// y = x W^T (transpose) or x W on a Metal stream, for row-contiguous operands, a float32 codebook, and y of
+// the dtype of x with its memory allocated. Products are exact and sums float32.
+void multiply_codes_metal(const mx::Stream& stream, const mx::array& x, const mx::array& codes,
+                          const mx::array& codebook, bool transpose, mx::array& y);
+
+}  // namespace ghost
