@@ -190,7 +190,7 @@ template <typename T>
                                   uint3 group [[threadgroup_position_in_grid]],
                                   uint simdgroup [[simdgroup_index_in_threadgroup]],
                                   uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup float staged[(kTaps + 1) * kStagedPitch];
+  threadgroup float staged[kStagedFloats];
   const BackwardRows<T> rows{x, state, dy, dlast, dx, dstate};
   if (p.vector) {
     backward_tile<T, kBackwardPack>(rows, weight, bias, cu_seqlens, partials, p, staged, group, simdgroup,
@@ -204,6 +204,7 @@ template <typename T>
 constant constexpr const int kSumGroups = CausalConv1dLayout::sum_groups;
 // Pitch of a row of 32 sums; with 8 more, four rows read side by side are in different banks.
 constant constexpr const int kSumPitch = 40;
+constant constexpr const int kSumFloats = kSumGroups * (kTaps + 1) * kSumPitch;
 
 // dweight (dim, width) and dbias from the partial sums, in an order that depends on nothing but the number of
 // tiles. Threadgroups ceil(dim / 32) of 32 * kSumGroups threads.
@@ -214,7 +215,7 @@ constant constexpr const int kSumPitch = 40;
                                               uint3 group [[threadgroup_position_in_grid]],
                                               uint simdgroup [[simdgroup_index_in_threadgroup]],
                                               uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup float sums[kSumGroups * (kTaps + 1) * kSumPitch];
+  threadgroup float sums[kSumFloats];
   const int block = int(group.x) * 32;
   const int channel = block + int(lane);
   float sum[kTaps + 1];

@@ -14,6 +14,7 @@ constant constexpr const int kTilesPerGroup = CausalConv1dLayout::tiles_per_grou
 // written with a stride of `width` channels, out of each other's banks.
 constant constexpr const int kMaxChannels = 256;
 constant constexpr const int kStagedPitch = kMaxChannels + 8;
+constant constexpr const int kStagedFloats = kTaps * kStagedPitch + kMaxChannels;
 
 // Filters and biases of a block of channels, from global memory (dim, width) to threadgroup memory (kTaps
 // + 1, kStagedPitch): loads stay coalesced, and each lane then finds its channels side by side.

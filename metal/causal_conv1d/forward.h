@@ -97,7 +97,7 @@ template <typename T>
                                   uint3 group [[threadgroup_position_in_grid]],
                                   uint simdgroup [[simdgroup_index_in_threadgroup]],
                                   uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup float staged[(kTaps + 1) * kStagedPitch];
+  threadgroup float staged[kStagedFloats];
   if (p.vector) {
     forward_tile<T, Pack<T>::size>(x, weight, bias, state, cu_seqlens, y, last_state, p, staged, group,
                                    simdgroup, lane);
