@@ -4,6 +4,7 @@
 #include "common/elements.h"
 #include "common/ragged.h"
 #include "common/silu.h"
+#include "common/unroll.h"
 
 // Taps of a filter, 2 to 4. Filters are seen as kTaps wide with the missing taps in front.
 constant int width [[function_constant(0)]];
@@ -36,15 +37,19 @@ struct Filter {
   float rows[kTaps][N];
 
   METAL_FUNC void load(const threadgroup float* staged) thread {
+    GHOST_UNROLL
     for (int k = 0; k < kTaps; ++k) {
+      GHOST_UNROLL
       for (int i = 0; i < N; ++i) taps[k][i] = k >= kTaps - width ? staged[k * kStagedPitch + i] : 0.0f;
     }
+    GHOST_UNROLL
     for (int i = 0; i < N; ++i) bias[i] = staged[kTaps * kStagedPitch + i];
   }
 
   // Puts the width - 1 rows before `row` where `push` will move them on. x and state at this lane's channels.
   METAL_FUNC void begin(const device T* x, const device T* state, SequenceRows sequence, int row,
                         constant CausalConv1dParams& p) thread {
+    GHOST_UNROLL
     for (int k = 1; k < kTaps; ++k) {
       const int from = row - kTaps + k;
       typename IO::Raw raw = IO::zero();
@@ -61,7 +66,9 @@ struct Filter {
   }
 
   METAL_FUNC void push(typename IO::Raw raw) thread {
+    GHOST_UNROLL
     for (int k = 0; k + 1 < kTaps; ++k) {
+      GHOST_UNROLL
       for (int i = 0; i < N; ++i) rows[k][i] = rows[k + 1][i];
     }
     IO::unpack(raw, rows[kTaps - 1]);
@@ -69,6 +76,7 @@ struct Filter {
 
   METAL_FUNC float apply(int i) const thread {
     float sum = bias[i];
+    GHOST_UNROLL
     for (int k = 0; k < kTaps; ++k) {
       if (k >= kTaps - width) sum = fma(rows[k][i], taps[k][i], sum);
     }
