@@ -237,7 +237,7 @@ void Trace::check_race(Shadow& shadow, size_t offset, size_t bytes, bool writes,
   const bool in_threadgroup = buffer == Traffic::kThreadgroup;
   const SimdGroup& simd = *thread_now->simd;
   Moment now{};
-  now.group = (scheduler.linear_group() + 1) & (kManyGroups - 1);
+  now.group = scheduler.linear_group() % (kManyGroups - 1) + 1;  // never one of the codes
   now.barrier = (in_threadgroup ? scheduler.threadgroup_epoch() : scheduler.device_epoch()) & 0xffff;
   now.simd = (in_threadgroup ? simd.threadgroup_epoch : simd.device_epoch) & 0x1fff;
   now.thread = thread_now->index;
