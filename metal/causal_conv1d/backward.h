@@ -209,7 +209,8 @@ template <typename T>
                                   uint3 group [[threadgroup_position_in_grid]],
                                   uint simdgroup [[simdgroup_index_in_threadgroup]],
                                   uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup float staged[kStagedFloats];
+  threadgroup float4 vectors[kStagedVectors];
+  threadgroup float* staged = (threadgroup float*)vectors;
   const BackwardRows<T> rows{x, state, dy, dlast, dx, dstate};
   if (p.vector) {
     backward_tile<T, kBackwardPack>(rows, weight, bias, cu_seqlens, partials, p, staged, group, simdgroup,

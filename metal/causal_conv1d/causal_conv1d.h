@@ -15,7 +15,7 @@ constant constexpr const int kTilesPerGroup = CausalConv1dLayout::tiles_per_grou
 // written with a stride of `width` channels, out of each other's banks.
 constant constexpr const int kMaxChannels = 256;
 constant constexpr const int kStagedPitch = kMaxChannels + 8;
-constant constexpr const int kStagedFloats = kTaps * kStagedPitch + kMaxChannels;
+constant constexpr const int kStagedVectors = (kTaps * kStagedPitch + kMaxChannels) / 4;
 
 // Filters and biases of a block of channels, from global memory (dim, width) to threadgroup memory (kTaps
 // + 1, kStagedPitch): loads stay coalesced, and each lane then finds its channels side by side.
@@ -26,6 +26,18 @@ METAL_FUNC void stage_filters(const device float* weight, const device float* bi
   }
   for (int i = thread_index; i < channels; i += threads) staged[kTaps * kStagedPitch + i] = bias[channel + i];
   threadgroup_barrier(mem_flags::mem_threadgroup);
+}
+
+// N neighbouring floats, N one or a multiple of four.
+template <int N>
+METAL_FUNC void read_staged(const threadgroup float* staged, thread float* v) {
+  if (N == 1) v[0] = staged[0];
+  GHOST_UNROLL
+  for (int i = 0; i < N / 4; ++i) {
+    const float4 four = ((const threadgroup float4*)staged)[i];
+    GHOST_UNROLL
+    for (int j = 0; j < 4; ++j) v[4 * i + j] = four[j];
+  }
 }
 
 // N channels of a filter, and of the rows that it lies on: `rows[kTaps - 1]` is the newest.
@@ -39,11 +51,9 @@ struct Filter {
   METAL_FUNC void load(const threadgroup float* staged) thread {
     GHOST_UNROLL
     for (int k = 0; k < kTaps; ++k) {
-      GHOST_UNROLL
-      for (int i = 0; i < N; ++i) taps[k][i] = k >= kTaps - width ? staged[k * kStagedPitch + i] : 0.0f;
+      if (k >= kTaps - width) read_staged<N>(staged + k * kStagedPitch, taps[k]);
     }
-    GHOST_UNROLL
-    for (int i = 0; i < N; ++i) bias[i] = staged[kTaps * kStagedPitch + i];
+    read_staged<N>(staged + kTaps * kStagedPitch, bias);
   }
 
   // Puts the width - 1 rows before `row` where `push` will move them on. x and state at this lane's channels.

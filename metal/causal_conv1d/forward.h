@@ -101,7 +101,8 @@ template <typename T>
                                   uint3 group [[threadgroup_position_in_grid]],
                                   uint simdgroup [[simdgroup_index_in_threadgroup]],
                                   uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup float staged[kStagedFloats];
+  threadgroup float4 vectors[kStagedVectors];
+  threadgroup float* staged = (threadgroup float*)vectors;
   if (p.vector) {
     forward_tile<T, Pack<T>::size>(x, weight, bias, state, cu_seqlens, y, last_state, p, staged, group,
                                    simdgroup, lane);
