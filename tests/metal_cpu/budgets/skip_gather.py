@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -114,7 +115,7 @@ class Routed:
         )
 
     def words(self, name: str, count: int, of: int, stored: bool = False) -> Buffer:
-        moved = {"stored" if stored else "loaded": INT * count}
+        moved: dict[str, Any] = {"stored" if stored else "loaded": INT * count}
         return Buffer(name, **moved, size=INT * of, why=UNIFORM)
 
     def inverse(self) -> list[Launch]:
