@@ -212,7 +212,16 @@ class Shape:
 
     def call(self, operands: dict[str, mx.array]) -> list[mx.array]:
         cu = mx.array(list(self.boundaries), dtype=mx.int32) if self.ragged else None
-        return list(gn.causal_conv1d(**operands, activation="silu", cu_seqlens=cu, return_last_state=True))
+        y, last_state = gn.causal_conv1d(
+            operands["x"],
+            operands["weight"],
+            operands["bias"],
+            activation="silu",
+            initial_state=operands.get("initial_state"),
+            cu_seqlens=cu,
+            return_last_state=True,
+        )
+        return [y, last_state]
 
     def run_forward(self) -> list[mx.array]:
         return self.call(self.operands())
