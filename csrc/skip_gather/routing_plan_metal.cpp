@@ -7,7 +7,7 @@ namespace {
 
 using Layout = SkipGatherLayout;
 
-constexpr const char* kLibrary = "routing_plan";
+constexpr const char* kLibrary = "skip_gather";
 constexpr int kLanes = 32;
 constexpr Extent kThreads{kLanes, Layout::groups, 1};
 

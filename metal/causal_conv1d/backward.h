@@ -18,7 +18,8 @@ struct BackwardRows {
 };
 
 // Walks down the rows with the last kTaps of them and of their cotangents before the activation, q. The
-// gradient of a row is complete width - 1 rows later:  dx[t] = sum_k taps[k] q[t + width - 1 - k].
+// gradient of a row is taken kTaps - 1 rows later: dx[t] = sum over k < width of taps[kTaps - 1 - k] q[t +
+// k]. Widths come in where sums stop, never in an index, so that everything stays in registers.
 template <typename T, int N>
 struct Backward {
   typedef Elements<T, N> IO;
@@ -27,19 +28,25 @@ struct Backward {
   float sums[kTaps + 1][N];  // of q * rows, for each tap, then of q
 
   METAL_FUNC void clear_sums() thread {
+    GHOST_UNROLL
     for (int k = 0; k <= kTaps; ++k) {
+      GHOST_UNROLL
       for (int i = 0; i < N; ++i) sums[k][i] = 0.0f;
     }
   }
 
   METAL_FUNC void clear_q() thread {
+    GHOST_UNROLL
     for (int k = 0; k < kTaps; ++k) {
+      GHOST_UNROLL
       for (int i = 0; i < N; ++i) q[k][i] = 0.0f;
     }
   }
 
   METAL_FUNC void push_q(const thread float* newest) thread {
+    GHOST_UNROLL
     for (int i = 0; i < N; ++i) {
+      GHOST_UNROLL
       for (int k = 0; k + 1 < kTaps; ++k) q[k][i] = q[k + 1][i];
       q[kTaps - 1][i] = newest[i];
     }
@@ -49,6 +56,7 @@ struct Backward {
     filter.push(x);
     float newest[N];
     IO::unpack(dy, newest);
+    GHOST_UNROLL
     for (int i = 0; i < N; ++i) {
       if (silu_on) newest[i] *= silu_gradient(filter.apply(i));
     }
@@ -56,34 +64,41 @@ struct Backward {
   }
 
   METAL_FUNC void add_to_sums() thread {
+    GHOST_UNROLL
     for (int i = 0; i < N; ++i) {
+      GHOST_UNROLL
       for (int k = 0; k < kTaps; ++k) sums[k][i] = fma(q[kTaps - 1][i], filter.rows[k][i], sums[k][i]);
       sums[kTaps][i] += q[kTaps - 1][i];
     }
   }
 
-  // The gradient that `row` completes, of a row of the run that begins at `first`, or of the state.
+  // Stores the gradient of row `row`, of the run that begins at `first` or of the state before it, when q[k]
+  // is that of row + k.
   METAL_FUNC void emit(BackwardRows<T> rows, SequenceRows sequence, int first, int row,
                        constant CausalConv1dParams& p) const thread {
     const int keep = width - 1;
-    const bool of_state = row - keep < first;
-    if (of_state && !(first == sequence.begin && p.has_state)) return;
+    const int state_row = row - sequence.begin + keep;
+    if (row < first && !(p.has_state && first == sequence.begin && state_row >= 0)) return;
     float sum[N];
-    if (row >= sequence.end) {
-      const int j = sequence.sequence * keep + row - sequence.end;
+    const int last = row + keep - sequence.end;
+    if (last >= 0) {
+      const int j = sequence.sequence * keep + last;
       IO::unpack(IO::fetch(rows.dlast + size_t(j) * p.dim), sum);
     } else {
+      GHOST_UNROLL
       for (int i = 0; i < N; ++i) sum[i] = 0.0f;
     }
+    GHOST_UNROLL
     for (int k = 0; k < kTaps; ++k) {
-      if (k < kTaps - width) continue;
-      for (int i = 0; i < N; ++i) sum[i] = fma(q[k][i], filter.taps[2 * kTaps - 1 - width - k][i], sum[i]);
+      if (k >= width) continue;
+      GHOST_UNROLL
+      for (int i = 0; i < N; ++i) sum[i] = fma(q[k][i], filter.taps[kTaps - 1 - k][i], sum[i]);
     }
-    if (of_state) {
-      const int j = sequence.sequence * keep + row - sequence.begin;
+    if (row < first) {
+      const int j = sequence.sequence * keep + state_row;
       IO::put(rows.dstate + size_t(j) * p.dim, IO::pack(sum));
     } else {
-      IO::put(rows.dx + size_t(row - keep) * p.dim, IO::pack(sum));
+      IO::put(rows.dx + size_t(row) * p.dim, IO::pack(sum));
     }
   }
 
@@ -91,34 +106,37 @@ struct Backward {
                        int first, int stop, int row, constant CausalConv1dParams& p) thread {
     push(x, dy, p.silu);
     if (row < stop) add_to_sums();
-    emit(rows, sequence, first, row, p);
+    emit(rows, sequence, first, row - kTaps + 1, p);
   }
 
   // Gradients of rows [first, stop) of one sequence, which need q of the width - 1 rows after them too.
   METAL_FUNC void run(BackwardRows<T> rows, SequenceRows sequence, int first, int stop,
                       constant CausalConv1dParams& p) thread {
-    const int last = stop + width - 1;
-    const int loaded = min(last, sequence.end);
+    const int loaded = min(stop + width - 1, sequence.end);
     filter.begin(rows.x, rows.state, sequence, first, p);
     clear_q();
     int row = first;
     for (; row + kBackwardFlight <= loaded; row += kBackwardFlight) {
       typename IO::Raw x[kBackwardFlight];
       typename IO::Raw dy[kBackwardFlight];
+      GHOST_UNROLL
       for (int i = 0; i < kBackwardFlight; ++i) x[i] = IO::fetch(rows.x + size_t(row + i) * p.dim);
+      GHOST_UNROLL
       for (int i = 0; i < kBackwardFlight; ++i) dy[i] = IO::fetch(rows.dy + size_t(row + i) * p.dim);
+      GHOST_UNROLL
       for (int i = 0; i < kBackwardFlight; ++i) step(x[i], dy[i], rows, sequence, first, stop, row + i, p);
     }
     for (; row < loaded; ++row) {
       step(IO::fetch(rows.x + size_t(row) * p.dim), IO::fetch(rows.dy + size_t(row) * p.dim), rows, sequence,
            first, stop, row, p);
     }
-    // Past the end of the sequence there is nothing but the cotangent of its last state.
+    // The gradients of the last rows, which nothing further on adds to.
     float none[N];
+    GHOST_UNROLL
     for (int i = 0; i < N; ++i) none[i] = 0.0f;
-    for (; row < last; ++row) {
+    for (; row < stop + kTaps - 1; ++row) {
       push_q(none);
-      emit(rows, sequence, first, row, p);
+      emit(rows, sequence, first, row - kTaps + 1, p);
     }
   }
 };
@@ -169,6 +187,7 @@ METAL_FUNC void backward_tile(BackwardRows<T> rows, const device float* weight, 
     sequence = conv_next_sequence(sequence, cu_seqlens, p);
   }
   device float* partial = partials + size_t(tile) * (width + 1) * p.dim + channel;
+  GHOST_UNROLL
   for (int k = 0; k <= kTaps; ++k) {
     if (k < kTaps - width) continue;
     Elements<float, N>::put(partial + size_t(k - (kTaps - width)) * p.dim,
@@ -190,7 +209,8 @@ template <typename T>
                                   uint3 group [[threadgroup_position_in_grid]],
                                   uint simdgroup [[simdgroup_index_in_threadgroup]],
                                   uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup float staged[(kTaps + 1) * kStagedPitch];
+  threadgroup float4 vectors[kStagedVectors];
+  threadgroup float* staged = (threadgroup float*)vectors;
   const BackwardRows<T> rows{x, state, dy, dlast, dx, dstate};
   if (p.vector) {
     backward_tile<T, kBackwardPack>(rows, weight, bias, cu_seqlens, partials, p, staged, group, simdgroup,
@@ -204,6 +224,7 @@ template <typename T>
 constant constexpr const int kSumGroups = CausalConv1dLayout::sum_groups;
 // Pitch of a row of 32 sums; with 8 more, four rows read side by side are in different banks.
 constant constexpr const int kSumPitch = 40;
+constant constexpr const int kSumFloats = kSumGroups * (kTaps + 1) * kSumPitch;
 
 // dweight (dim, width) and dbias from the partial sums, in an order that depends on nothing but the number of
 // tiles. Threadgroups ceil(dim / 32) of 32 * kSumGroups threads.
@@ -214,19 +235,22 @@ constant constexpr const int kSumPitch = 40;
                                               uint3 group [[threadgroup_position_in_grid]],
                                               uint simdgroup [[simdgroup_index_in_threadgroup]],
                                               uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup float sums[kSumGroups * (kTaps + 1) * kSumPitch];
+  threadgroup float sums[kSumFloats];
   const int block = int(group.x) * 32;
   const int channel = block + int(lane);
   float sum[kTaps + 1];
+  GHOST_UNROLL
   for (int k = 0; k <= kTaps; ++k) sum[k] = 0.0f;
   if (channel < p.dim) {
     for (int tile = int(simdgroup); tile < p.tiles; tile += kSumGroups) {
       const device float* partial = partials + size_t(tile) * (width + 1) * p.dim + channel;
+      GHOST_UNROLL
       for (int k = 0; k <= kTaps; ++k) {
         if (k <= width) sum[k] += partial[size_t(k) * p.dim];
       }
     }
   }
+  GHOST_UNROLL
   for (int k = 0; k <= kTaps; ++k) {
     sums[(int(simdgroup) * (kTaps + 1) + k) * kSumPitch + int(lane)] = sum[k];
   }

@@ -4,6 +4,7 @@
 #include "common/elements.h"
 #include "common/ragged.h"
 #include "common/silu.h"
+#include "common/unroll.h"
 
 // Taps of a filter, 2 to 4. Filters are seen as kTaps wide with the missing taps in front.
 constant int width [[function_constant(0)]];
@@ -14,6 +15,7 @@ constant constexpr const int kTilesPerGroup = CausalConv1dLayout::tiles_per_grou
 // written with a stride of `width` channels, out of each other's banks.
 constant constexpr const int kMaxChannels = 256;
 constant constexpr const int kStagedPitch = kMaxChannels + 8;
+constant constexpr const int kStagedVectors = (kTaps * kStagedPitch + kMaxChannels) / 4;
 
 // Filters and biases of a block of channels, from global memory (dim, width) to threadgroup memory (kTaps
 // + 1, kStagedPitch): loads stay coalesced, and each lane then finds its channels side by side.
@@ -26,6 +28,18 @@ METAL_FUNC void stage_filters(const device float* weight, const device float* bi
   threadgroup_barrier(mem_flags::mem_threadgroup);
 }
 
+// N neighbouring floats, N one or a multiple of four.
+template <int N>
+METAL_FUNC void read_staged(const threadgroup float* staged, thread float* v) {
+  if (N == 1) v[0] = staged[0];
+  GHOST_UNROLL
+  for (int i = 0; i < N / 4; ++i) {
+    const float4 four = ((const threadgroup float4*)staged)[i];
+    GHOST_UNROLL
+    for (int j = 0; j < 4; ++j) v[4 * i + j] = four[j];
+  }
+}
+
 // N channels of a filter, and of the rows that it lies on: `rows[kTaps - 1]` is the newest.
 template <typename T, int N>
 struct Filter {
@@ -35,15 +49,17 @@ struct Filter {
   float rows[kTaps][N];
 
   METAL_FUNC void load(const threadgroup float* staged) thread {
+    GHOST_UNROLL
     for (int k = 0; k < kTaps; ++k) {
-      for (int i = 0; i < N; ++i) taps[k][i] = k >= kTaps - width ? staged[k * kStagedPitch + i] : 0.0f;
+      if (k >= kTaps - width) read_staged<N>(staged + k * kStagedPitch, taps[k]);
     }
-    for (int i = 0; i < N; ++i) bias[i] = staged[kTaps * kStagedPitch + i];
+    read_staged<N>(staged + kTaps * kStagedPitch, bias);
   }
 
   // Puts the width - 1 rows before `row` where `push` will move them on. x and state at this lane's channels.
   METAL_FUNC void begin(const device T* x, const device T* state, SequenceRows sequence, int row,
                         constant CausalConv1dParams& p) thread {
+    GHOST_UNROLL
     for (int k = 1; k < kTaps; ++k) {
       const int from = row - kTaps + k;
       typename IO::Raw raw = IO::zero();
@@ -60,7 +76,9 @@ struct Filter {
   }
 
   METAL_FUNC void push(typename IO::Raw raw) thread {
+    GHOST_UNROLL
     for (int k = 0; k + 1 < kTaps; ++k) {
+      GHOST_UNROLL
       for (int i = 0; i < N; ++i) rows[k][i] = rows[k + 1][i];
     }
     IO::unpack(raw, rows[kTaps - 1]);
@@ -68,6 +86,7 @@ struct Filter {
 
   METAL_FUNC float apply(int i) const thread {
     float sum = bias[i];
+    GHOST_UNROLL
     for (int k = 0; k < kTaps; ++k) {
       if (k >= kTaps - width) sum = fma(rows[k][i], taps[k][i], sum);
     }

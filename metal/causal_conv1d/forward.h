@@ -10,9 +10,10 @@ struct Forward {
   typedef Elements<T, N> IO;
   Filter<T, N> filter;
 
-  METAL_FUNC void row(typename IO::Raw raw, device T* y, int silu_on) thread {
+  METAL_FUNC void advance(typename IO::Raw raw, device T* y, int silu_on) thread {
     filter.push(raw);
     float out[N];
+    GHOST_UNROLL
     for (int i = 0; i < N; ++i) {
       const float v = filter.apply(i);
       out[i] = silu_on ? silu(v) : v;
@@ -22,6 +23,7 @@ struct Forward {
 
   // The width - 1 rows that the filter lies on before the next row of `sequence`.
   METAL_FUNC void save(device T* last_state, int sequence, int dim) const thread {
+    GHOST_UNROLL
     for (int k = 1; k < kTaps; ++k) {
       if (k <= kTaps - width) continue;
       const int j = sequence * (width - 1) + k - (kTaps - width + 1);
@@ -33,10 +35,12 @@ struct Forward {
   METAL_FUNC void run(const device T* x, device T* y, int row, int stop, int dim, int silu_on) thread {
     for (; row + kForwardFlight <= stop; row += kForwardFlight) {
       typename IO::Raw raw[kForwardFlight];
+      GHOST_UNROLL
       for (int i = 0; i < kForwardFlight; ++i) raw[i] = IO::fetch(x + size_t(row + i) * dim);
-      for (int i = 0; i < kForwardFlight; ++i) this->row(raw[i], y + size_t(row + i) * dim, silu_on);
+      GHOST_UNROLL
+      for (int i = 0; i < kForwardFlight; ++i) advance(raw[i], y + size_t(row + i) * dim, silu_on);
     }
-    for (; row < stop; ++row) this->row(IO::fetch(x + size_t(row) * dim), y + size_t(row) * dim, silu_on);
+    for (; row < stop; ++row) advance(IO::fetch(x + size_t(row) * dim), y + size_t(row) * dim, silu_on);
   }
 };
 
@@ -97,7 +101,8 @@ template <typename T>
                                   uint3 group [[threadgroup_position_in_grid]],
                                   uint simdgroup [[simdgroup_index_in_threadgroup]],
                                   uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup float staged[(kTaps + 1) * kStagedPitch];
+  threadgroup float4 vectors[kStagedVectors];
+  threadgroup float* staged = (threadgroup float*)vectors;
   if (p.vector) {
     forward_tile<T, Pack<T>::size>(x, weight, bias, state, cu_seqlens, y, last_state, p, staged, group,
                                    simdgroup, lane);

@@ -2,6 +2,8 @@
 
 #include <metal_stdlib>
 
+#include "common/unroll.h"
+
 using namespace metal;
 
 // N neighbouring elements of type T as one load or store, computed with as float32. N > 1 needs addresses
@@ -27,10 +29,12 @@ struct Elements<float, 4> {
   static METAL_FUNC void put(device float* p, Raw raw) { *(device uint4*)p = raw; }
   static METAL_FUNC Raw zero() { return uint4(0u); }
   static METAL_FUNC void unpack(Raw raw, thread float* v) {
+    GHOST_UNROLL
     for (int i = 0; i < 4; ++i) v[i] = as_type<float>(uint(raw[i]));
   }
   static METAL_FUNC Raw pack(const thread float* v) {
     Raw raw;
+    GHOST_UNROLL
     for (int i = 0; i < 4; ++i) raw[i] = as_type<uint>(v[i]);
     return raw;
   }
@@ -56,10 +60,12 @@ struct Elements<T, 4> {
   static METAL_FUNC void put(device T* p, Raw raw) { *(device uint2*)p = raw; }
   static METAL_FUNC Raw zero() { return uint2(0u); }
   static METAL_FUNC void unpack(Raw raw, thread float* v) {
+    GHOST_UNROLL
     for (int i = 0; i < 2; ++i) unpack_pair<T>(raw[i], v + 2 * i);
   }
   static METAL_FUNC Raw pack(const thread float* v) {
     Raw raw;
+    GHOST_UNROLL
     for (int i = 0; i < 2; ++i) raw[i] = pack_pair<T>(v + 2 * i);
     return raw;
   }
@@ -73,10 +79,12 @@ struct Elements<T, 8> {
   static METAL_FUNC void put(device T* p, Raw raw) { *(device uint4*)p = raw; }
   static METAL_FUNC Raw zero() { return uint4(0u); }
   static METAL_FUNC void unpack(Raw raw, thread float* v) {
+    GHOST_UNROLL
     for (int i = 0; i < 4; ++i) unpack_pair<T>(raw[i], v + 2 * i);
   }
   static METAL_FUNC Raw pack(const thread float* v) {
     Raw raw;
+    GHOST_UNROLL
     for (int i = 0; i < 4; ++i) raw[i] = pack_pair<T>(v + 2 * i);
     return raw;
   }

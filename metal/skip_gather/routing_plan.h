@@ -2,6 +2,7 @@
 
 #include "common/elements.h"
 #include "common/ragged.h"
+#include "common/unroll.h"
 #include "skip_gather/params.h"
 
 constant constexpr const int kBlockRows = SkipGatherLayout::block_rows;
@@ -15,11 +16,13 @@ METAL_FUNC uint mask_bits(const device uchar* mask, int first, int stop, bool ve
   uint bits = 0u;
   if (vector && rows == kLaneRows) {
     const uint4 bytes = *(const device uint4*)(mask + first);
+    GHOST_UNROLL
     for (int i = 0; i < kLaneRows; ++i) {
       bits |= (((bytes[i / 4] >> (8 * (i & 3))) & 0xffu) != 0u ? 1u : 0u) << i;
     }
     return bits;
   }
+  GHOST_UNROLL
   for (int i = 0; i < kLaneRows; ++i) {
     if (i < rows) bits |= (mask[first + i] != 0 ? 1u : 0u) << i;
   }
@@ -88,7 +91,10 @@ METAL_FUNC int set_before(const device uchar* mask, const device int* before, in
     out.count = set_before(mask, before, out.last, p, lane) - out.before;
   }
   if (lane == 0) {
-    *range = out;
+    range->first = out.first;
+    range->last = out.last;
+    range->before = out.before;
+    range->count = out.count;
     *count = out.count;
   }
 }

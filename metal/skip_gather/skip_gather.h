@@ -3,6 +3,7 @@
 #include <metal_atomic>
 
 #include "common/elements.h"
+#include "common/unroll.h"
 #include "skip_gather/params.h"
 
 constant constexpr const int kGroups = SkipGatherLayout::groups;
@@ -34,13 +35,16 @@ METAL_FUNC void gather_rows(const device T* from, const device int* source, devi
                             int rows, int dim, uint lane) {
   typedef Elements<T, N> IO;
   int row[kFlight];
+  GHOST_UNROLL
   for (int i = 0; i < kFlight; ++i) row[i] = first + i < stop ? source[first + i] : -1;
   for (int d = int(lane) * N; d < dim; d += 32 * N) {
     typename IO::Raw raw[kFlight];
+    GHOST_UNROLL
     for (int i = 0; i < kFlight; ++i) {
       const bool there = row[i] >= 0 && row[i] < rows;
       raw[i] = there ? IO::fetch(from + size_t(row[i]) * dim + d) : IO::zero();
     }
+    GHOST_UNROLL
     for (int i = 0; i < kFlight; ++i) {
       if (first + i < stop) IO::put(to + size_t(first + i) * dim + d, raw[i]);
     }
@@ -68,12 +72,15 @@ METAL_FUNC void copy_rows(const device T* from, const device int* inverse, devic
                           int dim, uint lane) {
   typedef Elements<T, N> IO;
   bool mine[kFlight];
+  GHOST_UNROLL
   for (int i = 0; i < kFlight; ++i) mine[i] = first + i < rows && inverse[first + i] < 0;
   for (int d = int(lane) * N; d < dim; d += 32 * N) {
     typename IO::Raw raw[kFlight];
+    GHOST_UNROLL
     for (int i = 0; i < kFlight; ++i) {
       if (mine[i]) raw[i] = IO::fetch(from + size_t(first + i) * dim + d);
     }
+    GHOST_UNROLL
     for (int i = 0; i < kFlight; ++i) {
       if (mine[i]) IO::put(to + size_t(first + i) * dim + d, raw[i]);
     }
@@ -127,6 +134,7 @@ METAL_FUNC void blend_row(const device T* x, const device T* y, float gate, devi
     float step[N];
     IO::unpack(IO::fetch(x + d), from);
     IO::unpack(IO::fetch(y + d), step);
+    GHOST_UNROLL
     for (int i = 0; i < N; ++i) {
       step[i] -= from[i];
       from[i] = fma(gate, step[i], from[i]);
@@ -182,6 +190,7 @@ METAL_FUNC float blend_row_grad(const device T* dout, const device float* differ
     float kept[N];
     IO::unpack(IO::fetch(dout + d), v);
     Elements<float, N>::unpack(Elements<float, N>::fetch(difference + d), step);
+    GHOST_UNROLL
     for (int i = 0; i < N; ++i) {
       dot = fma(v[i], step[i], dot);
       kept[i] = (1.0f - gate) * v[i];

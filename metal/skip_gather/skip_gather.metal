@@ -1,4 +1,5 @@
 #include "common/instantiate.h"
+#include "skip_gather/routing_plan.h"
 #include "skip_gather/skip_gather.h"
 
 GHOST_KERNEL("skip_gather_fwd_float32", skip_gather_fwd<float>)

@@ -77,7 +77,9 @@ def test_every_instruction_set(isa, dtype):
     check(operands(2, 2, 3, 3, dtype), dtype, None)
 
 
-@pytest.mark.parametrize("cu_seqlens", [[0, 4, 4, 5, 140], [0, 0], [0, 140], [2, 9, 130]])
+@pytest.mark.parametrize(
+    "cu_seqlens", [[0, 4, 4, 5, 140], [0, 0], [0, 140], [2, 9, 130], list(range(0, 141, 2)), [5] * 40 + [80, 80, 140]]
+)
 @pytest.mark.parametrize("activation", [None, "silu"])
 def test_ragged(impl, cu_seqlens, activation):
     pairs = operands(len(cu_seqlens) - 1, None, 19, 4, total=140)
@@ -100,6 +102,14 @@ def test_strided_and_broadcast_inputs(impl):
     w = mx.broadcast_to(mx.array(r.standard_normal((1, 4)), dtype=mx.float32), (19, 4))
     y_ref, _ = causal_conv1d_ref(np.array(x), np.array(w))
     assert_close(gn.causal_conv1d(x, w), y_ref)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_operands_may_begin_anywhere(impl, dtype):
+    """A slice that is contiguous and does not begin where a vector load may."""
+    pairs = operands(2, 21, 16, 4, dtype)
+    shifted = [(mx.concatenate([x.flatten()[:1], x.flatten()])[1:].reshape(x.shape), ref) for x, ref in pairs]
+    check(shifted, dtype, "silu")
 
 
 def test_half_precision_sum_would_fail():

@@ -117,6 +117,17 @@ def test_plan_matches_reference(impl, shape, capacity):
         assert np.array_equal(np.array(plan.valid), np.array(plan.indices) < mask.size)
 
 
+@pytest.mark.parametrize("capacity", [None, 64, 1600])
+@pytest.mark.parametrize(
+    "cu_seqlens", [[0, 900, 900, 1500], [7, 7, 1000, 1490], list(range(0, 1501, 20)), [1500, 1500], [520, 530, 530]]
+)
+def test_ragged_plan_matches_reference(impl, cu_seqlens, capacity):
+    mask = np.random.default_rng(4).random(1503) < 0.4
+    # A mask that begins where no vector load may.
+    plan = gn.routing_plan(mx.array(mask)[3:], capacity=capacity, cu_seqlens=mx.array(cu_seqlens, dtype=mx.int32))
+    assert_plan(plan, routing_plan_ref(mask[3:], capacity=capacity, cu_seqlens=np.array(cu_seqlens)))
+
+
 @given(
     mask=st.lists(st.booleans(), max_size=70), cuts=st.lists(st.integers(0, 70), max_size=4),
     capacity=st.one_of(st.none(), st.integers(0, 80)), composed=st.booleans(),
@@ -218,7 +229,21 @@ def test_strided_and_broadcast_inputs(impl):
     assert_close(gn.skip_scatter(x, y, plan, gate), want)
 
 
-def test_reusing_memory_never_changes_what_others_hold():
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_operands_may_begin_anywhere(impl, dtype):
+    """A slice that is contiguous and does not begin where a vector load may."""
+    _, indices, pairs = operands(2, 20, 16, dtype)
+    x, y, gate, dout, _ = [mx.concatenate([v.flatten()[:1], v.flatten()])[1:].reshape(v.shape) for v, _ in pairs]
+    xr, yr, gr, doutr, _ = [ref for _, ref in pairs]
+    plan = plan_of(indices, 40)
+    assert np.array_equal(to_numpy(gn.skip_gather(x, plan)), skip_gather_ref(xr, indices))
+    assert_close(gn.skip_scatter(x, y, plan, gate), skip_scatter_ref(xr, yr, indices, gr), dtype)
+    got = vjp(lambda x, y, g: gn.skip_scatter(x, y, plan, g), [x, y, gate], [dout])
+    for g, want in zip(got, skip_scatter_vjp_ref(xr, yr, indices, gr, doutr), strict=True):
+        assert_close(g, want, dtype)
+
+
+def test_reusing_memory_never_changes_what_others_hold(impl):
     """The scatter takes x's memory only when nobody else will look at it."""
     x = mx.random.normal((4, 50, 16))
     plan = gn.routing_plan(mx.random.uniform(shape=(4, 50)) < 0.5)

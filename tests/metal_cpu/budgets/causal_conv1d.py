@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 from tests.metal_cpu.budget import Buffer, Case, Launch
@@ -119,10 +120,10 @@ class Shape:
         loaded = words * FLOAT * ceil_div(self.dim, LANES * pack)
         return Buffer("cu_seqlens", loaded=loaded, size=FLOAT * (self.batch + 1), why=SEARCHED)
 
-    def buffer(self, name: str, rows: int, stored: bool = False, of: int | None = None, **options) -> Buffer:
+    def buffer(self, name: str, rows: int, stored: bool = False, of: int | None = None, **options: Any) -> Buffer:
         """Rows loaded or stored, of ``of`` rows that there are."""
         row = self.dim * self.size
-        moved = {"stored" if stored else "loaded": rows * row}
+        moved: dict[str, Any] = {"stored" if stored else "loaded": rows * row}
         return Buffer(name, **moved, size=(rows if of is None else of) * row, **options)
 
     def forward(self) -> Launch:
@@ -131,8 +132,8 @@ class Shape:
         runs = self.runs(tile_rows)
         before, of_state = self.rows_before(runs)
         tiles = ceil_div(self.total, tile_rows)
-        short = {} if tile_rows == 64 else {"why": SHORT_TILES}
-        segments = {} if pack > 1 else {"segments": 2.2}
+        short: dict[str, Any] = {} if tile_rows == 64 else {"why": SHORT_TILES}
+        segments: dict[str, Any] = {} if pack > 1 else {"segments": 2.2}
         return Launch(
             kernel=f"causal_conv1d_fwd_{self.dtype}",
             buffers=[
@@ -164,8 +165,8 @@ class Shape:
             for row in range(r.end, r.stop + self.keep)
         )
         tiles = ceil_div(self.total, tile_rows)
-        short = {} if tile_rows == 128 else {"why": SHORT_TILES}
-        segments = {} if pack > 1 else {"segments": 2.2}
+        short: dict[str, Any] = {} if tile_rows == 128 else {"why": SHORT_TILES}
+        segments: dict[str, Any] = {} if pack > 1 else {"segments": 2.2}
         states = self.batch * self.keep
         partials = tiles * (self.width + 1) * self.dim * FLOAT
         filters = self.width * self.dim * FLOAT
@@ -211,7 +212,16 @@ class Shape:
 
     def call(self, operands: dict[str, mx.array]) -> list[mx.array]:
         cu = mx.array(list(self.boundaries), dtype=mx.int32) if self.ragged else None
-        return list(gn.causal_conv1d(**operands, activation="silu", cu_seqlens=cu, return_last_state=True))
+        y, last_state = gn.causal_conv1d(
+            operands["x"],
+            operands["weight"],
+            operands["bias"],
+            activation="silu",
+            initial_state=operands.get("initial_state"),
+            cu_seqlens=cu,
+            return_last_state=True,
+        )
+        return [y, last_state]
 
     def run_forward(self) -> list[mx.array]:
         return self.call(self.operands())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -113,9 +114,9 @@ class Routed:
             segments=1.15 if self.packed else 2.2,
         )
 
-    def words(self, name: str, count: int, stored: bool = False) -> Buffer:
-        moved = {"stored" if stored else "loaded": INT * count}
-        return Buffer(name, **moved, size=INT * count, why=UNIFORM)
+    def words(self, name: str, count: int, of: int, stored: bool = False) -> Buffer:
+        moved: dict[str, Any] = {"stored" if stored else "loaded": INT * count}
+        return Buffer(name, **moved, size=INT * of, why=UNIFORM)
 
     def inverse(self) -> list[Launch]:
         # Entries of one SIMD-group that name the same row are one word.
@@ -137,7 +138,7 @@ class Routed:
     def _gather(self, rows: int, n: int, there: int) -> Launch:
         buffers = [
             self.operand("x", rows, loaded=there),
-            self.words("indices", n),
+            self.words("indices", n, n),
             self.operand("y", n, stored=n),
         ]
         return Launch(kernel=f"skip_gather_fwd_{self.dtype}", buffers=buffers, per=("element", n * self.dim))
@@ -147,9 +148,9 @@ class Routed:
         buffers = [
             self.operand("x", self.rows, loaded=copied + gated * self.live),
             self.operand("y", self.n, loaded=self.live),
-            self.words("indices", self.n),
-            self.words("inverse", (0 if in_place else self.rows) + self.valid),
-            self.words("gate", gated * self.live),
+            self.words("indices", self.n, self.n),
+            self.words("inverse", (0 if in_place else self.rows) + self.valid, self.rows),
+            self.words("gate", gated * self.live, gated * self.n),
             self.operand("out", self.rows, stored=copied + self.live),
             self.operand("difference", saves * self.n, stored=saves * self.n, row=FLOAT * self.dim),
         ]
@@ -163,13 +164,13 @@ class Routed:
     def scatter_grad(self, gated: bool) -> list[Launch]:
         buffers = [
             self.operand("dout", self.rows, loaded=self.rows),
-            self.words("indices", self.n),
-            self.words("inverse", self.rows + self.valid),
-            self.words("gate", gated * self.live),
+            self.words("indices", self.n, self.n),
+            self.words("inverse", self.rows + self.valid, self.rows),
+            self.words("gate", gated * self.live, gated * self.n),
             self.operand("difference", gated * self.n, loaded=gated * self.live, row=FLOAT * self.dim),
             self.operand("dx", self.rows, stored=self.rows),
             self.operand("dy", self.n, stored=self.n),
-            self.words("dgate", gated * self.n, stored=True),
+            self.words("dgate", gated * self.n, gated * self.n, stored=True),
         ]
         name = f"skip_gather_scatter_bwd_{self.dtype}"
         return [*self.inverse(), Launch(kernel=name, buffers=buffers, per=("element", self.rows * self.dim))]
@@ -198,9 +199,10 @@ class Routed:
         return mx.vjp(lambda x: gn.skip_gather(x, plan), [self.normal(self.rows, self.dim)], [dy])[1]
 
     def run_scatter(self, gated: bool, in_place: bool = False) -> list[mx.array]:
-        x, y, *gate = self.operands(gated)
-        # A value that nobody else looks at leaves its memory to the output.
-        return [gn.skip_scatter(mx.negative(x) if in_place else x, y, self.plan(), *gate)]
+        x, *others = self.operands(gated)
+        # A value that nobody else looks at leaves its memory to the output: here it is returned too, or not.
+        out = gn.skip_scatter(mx.negative(x) if in_place else x, others[0], self.plan(), *others[1:])
+        return [out] if in_place else [out, x]
 
     def run_scatter_grad(self, gated: bool) -> list[mx.array]:
         plan, dout = self.plan(), self.normal(self.rows, self.dim)

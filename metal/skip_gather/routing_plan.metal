@@ -1,1 +1,0 @@
-#include "skip_gather/routing_plan.h"
