@@ -6,7 +6,7 @@ struct CodebookMatmulParams {
   int N;
   int K;
   int codebook_stride;  // floats between the codebooks of neighbouring rows of W: 0 for a shared one
-  int group_size;       // columns that share a codebook
+  int group_shift;      // log2 of the columns that share a codebook, where that is a group
   int split_rows;       // x W with few rows of x: rows of W that one split sums
 };
 
