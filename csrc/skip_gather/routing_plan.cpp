@@ -1,89 +1,10 @@
-#include "common/parallel.h"
-#include "common/sequences.h"
+#include "skip_gather/routing_plan_host.h"
 #include "skip_gather/skip_gather.h"
 
 namespace ghost {
 namespace {
 
 constexpr const char* kOp = "routing_plan";
-constexpr int64_t kTileRows = 16384;  // mask bytes per task
-constexpr int kBuffer = 1024;         // compacted indices leave a tile in pieces of this size
-
-// Consecutive mask rows [begin, end) of one sequence.
-struct Tile {
-  int64_t sequence;
-  int64_t begin;
-  int64_t end;
-};
-
-std::vector<Span> spans_of(const mx::array& mask, const mx::array* cu_seqlens) {
-  const auto total = static_cast<int64_t>(mask.size());
-  if (cu_seqlens) return ragged_spans(cu_seqlens->data<int32_t>(), cu_seqlens->size() - 1, total);
-  return mask.ndim() == 2 ? equal_spans(mask.shape(0), mask.shape(1)) : equal_spans(1, total);
-}
-
-// The prefix sums of the plan: how many rows are set before each tile and before each sequence.
-struct Prefix {
-  Prefix(const bool* mask, const std::vector<Span>& spans) : cu_seqlens(spans.size() + 1) {
-    for (size_t b = 0; b < spans.size(); ++b) {
-      for (int64_t t = spans[b].begin; t < spans[b].end; t += kTileRows) {
-        tiles.push_back({static_cast<int64_t>(b), t, std::min(t + kTileRows, spans[b].end)});
-      }
-    }
-    before.resize(tiles.size());
-    parallel_for(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
-      const Tile& tile = tiles[static_cast<size_t>(i)];
-      int32_t set = 0;
-      for (int64_t t = tile.begin; t < tile.end; ++t) set += mask[t] ? 1 : 0;
-      before[static_cast<size_t>(i)] = set;
-    });
-    int32_t running = 0;
-    size_t i = 0;
-    for (size_t b = 0; b < spans.size(); ++b) {
-      cu_seqlens[b] = running;
-      for (; i < tiles.size() && tiles[i].sequence == static_cast<int64_t>(b); ++i) {
-        running += std::exchange(before[i], running);
-      }
-    }
-    cu_seqlens.back() = running;
-  }
-
-  int32_t count() const { return cu_seqlens.back(); }
-
-  std::vector<Tile> tiles;
-  std::vector<int32_t> before;      // per tile
-  std::vector<int32_t> cu_seqlens;  // (batch + 1,)
-};
-
-// Writes the rows set in a tile to indices[offset...], no further than `capacity`. The store is
-// unconditional and the position advances by the mask, so the loop has no branch to mispredict.
-void compact(const bool* mask, const Tile& tile, int64_t offset, int64_t capacity, int32_t* indices) {
-  int32_t buffer[kBuffer + 1];
-  for (int64_t t0 = tile.begin; t0 < tile.end && offset < capacity; t0 += kBuffer) {
-    const int64_t t1 = std::min(t0 + kBuffer, tile.end);
-    int64_t n = 0;
-    for (int64_t t = t0; t < t1; ++t) {
-      buffer[n] = static_cast<int32_t>(t);
-      n += mask[t] ? 1 : 0;
-    }
-    std::copy_n(buffer, std::min(n, capacity - offset), indices + offset);
-    offset += n;
-  }
-}
-
-void write_plan(const bool* mask, int64_t total, const Prefix& prefix, int64_t capacity, int32_t* indices,
-                int32_t* cu_seqlens, int32_t* count) {
-  parallel_for(static_cast<int64_t>(prefix.tiles.size()), [&](int64_t i) {
-    const auto k = static_cast<size_t>(i);
-    compact(mask, prefix.tiles[k], prefix.before[k], capacity, indices);
-  });
-  const int64_t kept = std::min<int64_t>(prefix.count(), capacity);
-  std::fill(indices + kept, indices + capacity, static_cast<int32_t>(total));
-  for (size_t b = 0; b < prefix.cu_seqlens.size(); ++b) {
-    cu_seqlens[b] = std::min(prefix.cu_seqlens[b], static_cast<int32_t>(capacity));
-  }
-  *count = prefix.count();
-}
 
 // Same inputs and outputs as RoutingPlan. Sorting the rows set, with `total` for the others, is the prefix
 // sum's order.
@@ -154,14 +75,14 @@ std::tuple<mx::array, mx::array, mx::array> routing_plan(const mx::array& mask, 
   if (ragged) inputs.push_back(bounds.emplace(dense(*cu_seqlens, s)));
   if (!capacity) {
     evaluate(inputs[0], bounds);
-    const Prefix prefix(inputs[0].data<bool>(), spans_of(inputs[0], bounds ? &*bounds : nullptr));
-    capacity = prefix.count();
+    // The mask is in memory that the host reads too, on Apple silicon as well, so the host makes the plan.
+    const HostPlan plan(inputs[0], bounds ? &*bounds : nullptr);
+    capacity = plan.count();
     if (!use_composed(s, Kernels::cpu_and_metal)) {
       std::vector<int32_t> indices(static_cast<size_t>(*capacity));
-      std::vector<int32_t> cu(prefix.cu_seqlens.size());
+      std::vector<int32_t> cu(plan.boundaries());
       int32_t count = 0;
-      write_plan(inputs[0].data<bool>(), static_cast<int64_t>(mask.size()), prefix, *capacity, indices.data(),
-                 cu.data(), &count);
+      plan.write(*capacity, indices.data(), cu.data(), &count);
       return {mx::array(indices.data(), {*capacity}, mx::int32),
               mx::array(cu.data(), {static_cast<int>(cu.size())}, mx::int32), mx::array(count, mx::int32)};
     }
@@ -176,17 +97,6 @@ std::tuple<mx::array, mx::array, mx::array> routing_plan(const mx::array& mask, 
                                             {mx::int32, mx::int32, mx::int32}, primitive, inputs);
   return {out[0], out[1], out[2]};
 }
-
-#if !defined(GHOST_METAL_EMULATED)
-void RoutingPlan::eval_cpu(const Arrays& inputs, Arrays& outputs) {
-  dispatch_cpu(stream(), inputs, outputs, [capacity = capacity_](const Arrays& in, Arrays& out) {
-    const bool* mask = in[0].data<bool>();
-    const Prefix prefix(mask, spans_of(in[0], in.size() > 1 ? &in[1] : nullptr));
-    write_plan(mask, static_cast<int64_t>(in[0].size()), prefix, capacity, out[0].data<int32_t>(),
-               out[1].data<int32_t>(), out[2].data<int32_t>());
-  });
-}
-#endif
 
 // A plan does not vary with anything differentiable.
 Arrays RoutingPlan::jvp(const Arrays& primals, const Arrays&, const std::vector<int>&) {

@@ -1,0 +1,1 @@
+#include "skip_gather/routing_plan.h"
