@@ -16,6 +16,7 @@ constant constexpr int kGradThreads = 128;
 constant constexpr int kGradTile = 64;
 constant constexpr int kGradPart = 32;
 constant constexpr int kGradFragments = 4;
+constant constexpr int kGradWords = kGradTile / 16;  // of codes in a row of a tile
 // Sums of more rows are added up in a second set of registers: one float32 sum over thousands of rows would
 // lose the digits that the tolerances ask for.
 constant constexpr int kGradRound = 512;
@@ -89,6 +90,7 @@ template <typename T>
   constexpr int kPitch = kGradTile + 16 / sizeof(T);
   threadgroup T left_tile[kRows * kPitch];
   threadgroup T right_tile[kRows * kPitch];
+  threadgroup uint code_tile[kGradTile * kGradWords];
   threadgroup float tile_sums[16];
 
   const int n0 = int(group.y) * kGradTile;
@@ -98,6 +100,18 @@ template <typename T>
   // The part of this SIMD-group.
   const int n_part = (int(simdgroup) >> 1) * kGradPart;
   const int k_part = (int(simdgroup) & 1) * kGradPart;
+
+  const int words = p.K / 16;
+  if (p.bucket) {
+    GHOST_UNROLL
+    for (int i = 0; i < kGradTile * kGradWords / kGradThreads; ++i) {
+      const int at = int(thread_index) + i * kGradThreads;
+      const int n = n0 + at / kGradWords;
+      const int word = k0 / 16 + at % kGradWords;
+      code_tile[at] = n < p.N && word < words ? codes[size_t(n) * words + word] : 0u;
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+  }
 
   GradFragment total[kGradFragments][kGradFragments];
   GHOST_UNROLL
@@ -151,21 +165,24 @@ template <typename T>
   // A lane's row of a fragment, and which four of the 16 columns of a word it has.
   const int row = fragment_lane(lane).row;
   const int quarter = fragment_lane(lane).pair;
-  const int words = p.K / 16;
   const int block = (k0 + k_part) / kGradPart;
   float4 whole = float4(0.0f);
   GHOST_UNROLL
   for (int i = 0; i < kGradFragments; ++i) {
-    const int n = n0 + n_part + 8 * i + row;
+    const int tile_row = n_part + 8 * i + row;
+    const int n = n0 + tile_row;
     float4 sums = float4(0.0f);
     GHOST_UNROLL
     for (int j = 0; j < kGradFragments; j += 2) {
       const float4 values = four_columns(total[i][j], total[i][j + 1], lane);
-      const int word = (k0 + k_part) / 16 + j / 2;
+      const int tile_word = k_part / 16 + j / 2;
+      const int word = k0 / 16 + tile_word;
       if (n < p.N && word < words) {
-        const size_t at = size_t(n) * words + word;
-        if (p.keep) *(device float4*)(dweight + 16 * at + 4 * quarter) = values;
-        if (p.bucket) add_to_buckets(codes[at] >> (8 * quarter), values, sums);
+        device float* to = dweight + 16 * (size_t(n) * words + word) + 4 * quarter;
+        if (p.keep) *(device float4*)to = values;
+        if (p.bucket) {
+          add_to_buckets(code_tile[kGradWords * tile_row + tile_word] >> (8 * quarter), values, sums);
+        }
       }
     }
     if (p.shared) {
