@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import mlx.core as mx
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 import ghost_native as gn
 from ghost_native import _ext
+from tests.metal_cpu.module import on_metal
 
 settings.register_profile("ghost", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 settings.load_profile("ghost")
@@ -32,11 +34,15 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _ext.set_isa(before)
 
 
-@pytest.fixture(params=["cpu", "composed"])
+@pytest.fixture(params=["cpu", "metal", "composed"])
 def impl(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs the test on our kernels and on the form composed of MLX operations."""
-    if request.param == "composed":
-        with gn.composed_form():
-            yield request.param
-    else:
+    """Runs the test on our CPU kernels, on our Metal kernels, and on the form composed of MLX operations.
+
+    The Metal kernels run on the GPU where there is one and are emulated on the CPU elsewhere.
+    """
+    with ExitStack() as stack:
+        if request.param == "composed":
+            stack.enter_context(gn.composed_form())
+        elif request.param == "metal":
+            stack.enter_context(on_metal())
         yield request.param

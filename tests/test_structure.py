@@ -18,6 +18,9 @@ PACKAGE = ROOT / "python" / "ghost_native"
 ORDER = ["_native", "reference", "ops", "nn", "models", "data", "generate", "train", "cli"]
 OPERATORS = sorted(p.name for p in (ROOT / "csrc").iterdir() if p.is_dir() and p.name != "common")
 
+# Where MLX has a fast GPU kernel already.
+WITHOUT_METAL = {"cross_entropy", "dense_matmul", "embedding", "gelu", "rms_norm"}
+
 
 def imported_packages(path: Path) -> set[str]:
     found = set()
@@ -58,6 +61,23 @@ def test_operator_family_is_complete(op):
     for folder in ("ops", "reference"):
         assert (PACKAGE / folder / f"{op}.py").is_file(), folder
     assert list((ROOT / "tests" / "ops").glob(f"test_{op}*.py"))
+
+
+@pytest.mark.parametrize("op", sorted(set(OPERATORS) - WITHOUT_METAL))
+def test_metal_family_is_complete(op):
+    assert list((ROOT / "metal" / op).glob("*.metal"))
+    for path in (f"csrc/{op}/{op}_metal.cpp", f"metal/{op}/params.h"):
+        assert (ROOT / path).is_file(), path
+    assert (ROOT / "tests" / "metal_cpu" / "budgets" / f"{op}.py").is_file()
+    assert "On Metal" in (ROOT / "csrc" / op / "README.md").read_text()
+
+
+def test_metal_sources_are_templates_in_headers_and_instantiations():
+    for path in (ROOT / "metal").glob("*/*.metal"):
+        text = path.read_text(encoding="ascii")
+        assert "GHOST_KERNEL" in text and "[[kernel]]" not in text.replace("GHOST_KERNEL", ""), path
+    for path in (ROOT / "metal").glob("*/*.h"):
+        assert "#pragma once" in path.read_text(encoding="ascii"), path
 
 
 def test_every_public_operator_is_documented():

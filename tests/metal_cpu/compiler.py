@@ -132,7 +132,9 @@ def _cpu_model() -> str:
 @functools.cache
 def _digest_of_own_sources() -> str:
     digest = hashlib.sha256()
-    for path in sorted([*HERE.glob("runtime/*"), *HERE.glob("shim/**/*"), HERE / "translate.py", HERE / "operations.py"]):
+    for path in sorted(
+        [*HERE.glob("runtime/*"), *HERE.glob("shim/**/*"), HERE / "translate.py", HERE / "operations.py"]
+    ):
         if path.is_file():
             digest.update(path.read_bytes())
     digest.update(repr((FLAVOURS, COMMON, KERNEL_WARNINGS)).encode())

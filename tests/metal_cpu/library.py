@@ -14,15 +14,15 @@ from tests.metal_cpu.report import ERRORS, RawReport, Report
 
 
 class _Buffer(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("bytes", ctypes.c_uint64)]  # noqa: RUF012
+    _fields_ = [("data", ctypes.c_void_p), ("bytes", ctypes.c_uint64)]
 
 
 class _Constant(ctypes.Structure):
-    _fields_ = [("index", ctypes.c_int32), ("bytes", ctypes.c_int32), ("value", ctypes.c_void_p)]  # noqa: RUF012
+    _fields_ = [("index", ctypes.c_int32), ("bytes", ctypes.c_int32), ("value", ctypes.c_void_p)]
 
 
 class _Launch(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("kernel", ctypes.c_char_p),
         ("buffers", ctypes.POINTER(_Buffer)),
         ("num_buffers", ctypes.c_int32),
@@ -78,7 +78,9 @@ def poisoned(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
 class Library:
     """The kernels of one .metal file in one flavour."""
 
-    def __init__(self, path: str | Path, flavour: str = "fast", defines: Sequence[str] = (), include: Sequence[Path] = ()):
+    def __init__(
+        self, path: str | Path, flavour: str = "fast", defines: Sequence[str] = (), include: Sequence[Path] = ()
+    ):
         """``path`` is a .metal file, or a shared object that ``compile_metal`` made."""
         path = Path(path)
         self.path = compile_metal(path, flavour, defines, include) if path.suffix == ".metal" else path

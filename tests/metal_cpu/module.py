@@ -20,11 +20,11 @@ from pathlib import Path
 from types import ModuleType
 
 import mlx.core as mx
-from tests.metal_cpu.compiler import compile_metal
-from tests.metal_cpu.report import Report
 
 import ghost_native
 from ghost_native import _ext
+from tests.metal_cpu.compiler import compile_metal
+from tests.metal_cpu.report import Report
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUILD = ROOT / "build" / "metal_cpu"

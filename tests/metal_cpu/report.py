@@ -32,13 +32,13 @@ _TOTAL_FIELDS = (
 
 
 class _Traffic(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint64) for name in _TRAFFIC_FIELDS]  # noqa: RUF012
+    _fields_ = [(name, ctypes.c_uint64) for name in _TRAFFIC_FIELDS]
 
 
 class RawReport(ctypes.Structure):
     """MslReport."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("version", ctypes.c_uint32),
         ("error", ctypes.c_int32),
         *((name, ctypes.c_uint64) for name in (*FAULTS, *_TOTAL_FIELDS)),

@@ -43,7 +43,7 @@ FUNCTION_CONSTANT = re.compile(
     r"\bconstant\s+(?P<type>[\w:]+)\s+(?P<name>\w+)\s*\[\[\s*function_constant\s*\(\s*(?P<index>\d+)\s*\)\s*\]\]\s*;"
 )
 ATTRIBUTE = re.compile(r"\[\[(?!\s*(?:clang::|maybe_unused|nodiscard|unlikely|likely|fallthrough))[^\[\]]*\]\]")
-THREADGROUP_VARIABLE = re.compile(r"(?<![\w(,<*&])threadgroup\s+(?P<declaration>[^;{}=()]*?);")
+THREADGROUP_VARIABLE = re.compile(r"(?<![\w(,<*&])threadgroup\s+(?P<declaration>(?:\[[^\]]*\]|[^;{}=()\[\]])*?);")
 VECTOR_CAST = re.compile(r"(?<![\w:])(?:metal\s*::\s*)?vec\s*<")
 BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">"}
 
@@ -238,5 +238,5 @@ def translate(text: str) -> Translation:
         if name in seen:
             raise TranslationError(f"two kernels are called {name}")
         seen.add(name)
-        table.append(f"MSL_KERNEL({i}, \"{name}\", {', '.join(['&' + expression, *sources[function]])})\n")
+        table.append(f'MSL_KERNEL({i}, "{name}", {", ".join(["&" + expression, *sources[function]])})\n')
     return Translation(text + "".join(table), sorted(seen))

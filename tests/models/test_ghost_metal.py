@@ -1,0 +1,86 @@
+"""Ghost on the Metal kernels gives what it gives on the CPU: logits, gradients, and the stream."""
+
+from __future__ import annotations
+
+import sys
+
+import mlx.core as mx
+import pytest
+from mlx import nn
+from mlx.utils import tree_flatten
+
+from ghost_native.data.facts import FactGenerator
+from ghost_native.models import Ghost
+from ghost_native.train.config import TrainConfig
+from ghost_native.train.objective import fact_objective, text_objective
+from tests.metal_cpu.module import on_metal, recorded_launches
+from tests.models.test_ghost import build, text
+from tests.tolerances import nrmse
+
+# Through some twenty operators, summed in other orders on the two sides.
+LIMIT = 1e-5
+FORWARD = {"causal_conv1d", "codebook_matmul", "selective_scan"}
+
+
+def gradients(model: Ghost) -> dict[str, mx.array]:
+    """Of a training step on text and on facts."""
+    config = TrainConfig(batch=2, seqlen=37)
+    tokens = text(2, 38)
+    batch = FactGenerator([], seed=1).batch(3)
+    arrays = batch.arrays()
+
+    def loss() -> mx.array:
+        on_text = text_objective(model, tokens[:, :-1], tokens[:, 1:], None, config).total
+        return on_text + fact_objective(model, batch.pack(6), arrays, config).total
+
+    found = dict(tree_flatten(nn.value_and_grad(model, loss)()[1]))
+    mx.eval(found)
+    return found
+
+
+def streamed(model: Ghost) -> mx.array:
+    tokens = text(2, 40)
+    state, pieces = model.init_state(2), []
+    for start, stop in [(0, 17), *((t, t + 1) for t in range(17, 29)), (29, 40)]:
+        logits, state = model.step(tokens[:, start:stop], state)
+        pieces.append(logits)
+    whole = mx.concatenate(pieces, axis=1)
+    mx.eval(whole)
+    return whole
+
+
+@pytest.mark.parametrize("kind", ["plain", "routed and facts", "packed", "float"])
+def test_logits_and_stream(kind):
+    model = build(kind)
+    tokens = text(2, 40)
+    expected = model(tokens)
+    mx.eval(expected)
+    with on_metal():
+        assert nrmse(model(tokens), expected) < LIMIT
+        assert nrmse(streamed(model), expected) < LIMIT
+
+
+@pytest.mark.parametrize("kind", ["plain", "routed and facts"])
+def test_gradients(kind):
+    model = build(kind)
+    expected = gradients(model)
+    with on_metal():
+        found = gradients(model)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert nrmse(found[name], gradient) < 10 * LIMIT, name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="launches are recorded by the emulator, which needs Linux")
+def test_every_kernel_of_a_step_is_ours():
+    """A routed training step and a streamed byte launch kernels of every operator that has them."""
+    model = build("routed and facts")
+    with recorded_launches("fast") as launches:
+        gradients(model)
+    kernels = {launch.kernel for launch in launches}
+    for family in (*FORWARD, "routing_plan", "skip_gather", "skip_scatter"):
+        assert any(name.startswith(family) for name in kernels), (family, kernels)
+    with recorded_launches("fast") as launches:
+        streamed(model)
+    kernels = {launch.kernel for launch in launches}
+    assert all(any(name.startswith(family) for name in kernels) for family in FORWARD), kernels
