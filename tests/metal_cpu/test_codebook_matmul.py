@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import mlx.core as mx
 import pytest
+
+import ghost_native as gn
+from ghost_native.reference.codebook_matmul import codebook_matmul_ref
 from tests.metal_cpu.module import on_metal
 from tests.operators import DTYPES
 from tests.ops.codebook_operands import operands
 from tests.tolerances import assert_close
-
-import ghost_native as gn
-from ghost_native.reference.codebook_matmul import codebook_matmul_ref
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -25,9 +25,7 @@ GEMV_COLUMNS = 512  # of x W, of a threadgroup
 WHY_X = "read again for the next rows of W, from the cache"
 WHY_CODES = "read again for the next rows of x"
 WHY_LEVELS = "read by every SIMD-group that decodes with it, from the cache"
-WHY_GROUPS = (
-    "16 of the 64 bytes of four codebooks at a time, the others in the steps right after, from the cache"
-)
+WHY_GROUPS = "16 of the 64 bytes of four codebooks at a time, the others in the steps right after, from the cache"
 WHY_NARROW = "a tile is 64 columns, 16 of the 64 bytes of a row's codes; its neighbours take the others"
 WHY_ODD = "rows that do not begin at multiples of 64 bytes"
 
