@@ -88,7 +88,6 @@ class Library:
         self._lib.msl_kernels.restype = ctypes.c_char_p
         self._lib.msl_launch.argtypes = [ctypes.POINTER(_Launch), ctypes.POINTER(RawReport)]
 
-    @property
     def kernels(self) -> list[str]:
         return self._lib.msl_kernels().decode().split()
 

@@ -43,7 +43,9 @@ FUNCTION_CONSTANT = re.compile(
     r"\bconstant\s+(?P<type>[\w:]+)\s+(?P<name>\w+)\s*\[\[\s*function_constant\s*\(\s*(?P<index>\d+)\s*\)\s*\]\]\s*;"
 )
 ATTRIBUTE = re.compile(r"\[\[(?!\s*(?:clang::|maybe_unused|nodiscard|unlikely|likely|fallthrough))[^\[\]]*\]\]")
-THREADGROUP_VARIABLE = re.compile(r"(?<![\w(,<*&])threadgroup\s+(?P<declaration>(?:\[[^\]]*\]|[^;{}=()\[\]])*?);")
+THREADGROUP_VARIABLE = re.compile(
+    r"(?<![\w(,<*&])threadgroup\s+(?P<declaration>[^;{}=()\[\]]+(?:\[[^;\[\]]*\][^;{}=()\[\]]*)*);"
+)
 VECTOR_CAST = re.compile(r"(?<![\w:])(?:metal\s*::\s*)?vec\s*<")
 BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">"}
 
@@ -169,8 +171,8 @@ def rewrite_function_constants(text: str) -> str:
     def variable(match: re.Match[str]) -> str:
         kind, name, index = match["type"], match["name"], match["index"]
         return (
-            f"static {kind} {name}; static bool {name}_msl_defined; static const ::msl::FunctionConstant "
-            f"{name}_msl_constant({index}, &{name}, sizeof({name}), &{name}_msl_defined);"
+            f"static {kind} {name}; static bool {name}_msl_defined; "
+            f"static ::msl::AddConstant {name}_msl_constant({index}, {name}, {name}_msl_defined);"
         )
 
     return FUNCTION_CONSTANT.sub(variable, text)
@@ -238,5 +240,5 @@ def translate(text: str) -> Translation:
         if name in seen:
             raise TranslationError(f"two kernels are called {name}")
         seen.add(name)
-        table.append(f'MSL_KERNEL({i}, "{name}", {", ".join(["&" + expression, *sources[function]])})\n')
+        table.append(f"MSL_KERNEL({i}, \"{name}\", {', '.join(['&' + expression, *sources[function]])})\n")
     return Translation(text + "".join(table), sorted(seen))

@@ -204,6 +204,23 @@ def test_many_rows(impl, dtype, per):
     check_latent(latent_operands((1100,), 33, 192, per, dtype), dtype)
 
 
+def test_infinite_gradients_stay_in_their_column_and_code(impl):
+    (x, _), _, (codebook, _), (dy, _) = latent_operands((9,), 33, 48)
+    x[4, 5] = np.inf
+    codes = np.random.default_rng(0).integers(0, 4, (33, 48))
+    codes[:, 5] = 2
+    weight = mx.array(np.take_along_axis(np.array(codebook)[:, 0], codes, axis=1))
+    for book in (codebook, mx.arange(4).astype(mx.float32)):
+        if book.ndim == 1:
+            weight = mx.array(codes.astype(np.float32))
+        _, dweight, dcodebook = vjp(gn.codebook_matmul_latent, [x, weight, book], [dy])
+        infinite = np.broadcast_to(np.arange(48) == 5, (33, 48))
+        np.testing.assert_array_equal(~np.isfinite(np.array(dweight)), infinite)
+        if impl != "composed":  # where the gradient of mx.where multiplies by the mask
+            spread = ~np.isfinite(np.array(dcodebook)).reshape(-1, 4).all(0)
+            np.testing.assert_array_equal(spread, np.arange(4) == 2)
+
+
 def test_latent_gradients_asked_for_one_by_one(impl):
     (x, _), (w, _), (codebook, _), (dy, _) = latent_operands((6,), 9, 64)
     every = vjp(gn.codebook_matmul_latent, [x, w, codebook], [dy])

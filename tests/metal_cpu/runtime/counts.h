@@ -2,10 +2,11 @@
 #pragma once
 
 #include "abi.h"
+#include "machine.h"
 
 namespace msl {
 
-void begin_counting();
-void add_operations(MslReport& report);
+void begin_counting(const Library& library);
+void add_operations(const Library& library, MslReport& report);
 
 }  // namespace msl

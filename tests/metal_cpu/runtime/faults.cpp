@@ -104,6 +104,7 @@ std::string source_line(const void* code) {
   for (const std::string& line : ask_symbolizer(info.dli_fname, offset)) {
     // Inlined library functions are stepped out of: the fault is where Metal code calls them.
     if (line.find("/metal_cpu/shim/") != std::string::npos) continue;
+    if (line.find("/metal_cpu/runtime/") != std::string::npos) continue;
     return place->second = short_path(line);
   }
   char text[64];

@@ -1,4 +1,4 @@
-// The C interface: the table of kernels, and launches from end to end.
+// Launches from end to end.
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -19,28 +19,8 @@
 #include "threadgroup_memory.h"
 #include "trace.h"
 
-// Written into each library by compiler.py.
-extern "C" const int msl_is_traced;
-
 namespace msl {
 namespace {
-
-struct Constant {
-  int index;
-  void* value;
-  size_t bytes;
-  bool* defined;
-};
-
-std::map<std::string, const Kernel*>& kernels() {
-  static std::map<std::string, const Kernel*> all;
-  return all;
-}
-
-std::vector<Constant>& constants() {
-  static std::vector<Constant> all;
-  return all;
-}
 
 std::mutex launching;
 
@@ -87,23 +67,23 @@ class CrashGuard {
   static inline volatile bool armed_ = false;
 };
 
-bool set_constants(const MslLaunch& launch) {
-  for (Constant& constant : constants()) {
-    *constant.defined = false;
-    std::memset(constant.value, 0, constant.bytes);
+bool set_constants(const Library& library, const MslLaunch& launch) {
+  for (const FunctionConstant* c = library.constants; c; c = c->next) {
+    *c->defined = false;
+    std::memset(c->value, 0, c->bytes);
   }
   for (int i = 0; i < launch.num_constants; ++i) {
     const MslConstant& given = launch.constants[i];
-    for (Constant& constant : constants()) {
-      if (constant.index != given.index) continue;
-      if (static_cast<size_t>(given.bytes) != constant.bytes) {
+    for (const FunctionConstant* c = library.constants; c; c = c->next) {
+      if (c->index != given.index) continue;
+      if (static_cast<size_t>(given.bytes) != c->bytes) {
         fault_log.add(Fault::binding, "function constant " + std::to_string(given.index) + " of " +
                                           std::to_string(given.bytes) + " bytes, declared with " +
-                                          std::to_string(constant.bytes));
+                                          std::to_string(c->bytes));
         return false;
       }
-      std::memcpy(constant.value, given.value, constant.bytes);
-      *constant.defined = true;
+      std::memcpy(c->value, given.value, c->bytes);
+      *c->defined = true;
     }
   }
   return true;
@@ -170,19 +150,19 @@ int run_guarded() {
   return MSL_CRASHED;
 }
 
-int run(const Kernel& kernel, const MslLaunch& launch, MslReport& report) {
+int run(const Library& library, const Kernel& kernel, const MslLaunch& launch, MslReport& report) {
   if (launch.num_buffers > MSL_MAX_BUFFERS || !place_grid(launch)) {
     fault_log.add(Fault::binding, "threadgroups of 1 to 1024 threads and at most 31 buffers can be launched");
     return MSL_BAD_SIZE;
   }
-  if (!check_bindings(kernel, launch) || !set_constants(launch)) return MSL_NOT_BOUND;
+  if (!check_bindings(kernel, launch) || !set_constants(library, launch)) return MSL_NOT_BOUND;
   scheduler.begin(kernel.run, report);
   threadgroup_memory.begin(report);
-  begin_counting();
+  begin_counting(library);
 
   Binding bindings[MSL_MAX_BUFFERS] = {};
-  if (msl_is_traced) {
-    trace.begin(launch.buffers, launch.num_buffers, report);
+  if (library.is_traced) {
+    trace.begin(library, launch.buffers, launch.num_buffers, report);
     bindings_now = trace.bindings();
   } else {
     for (int i = 0; i < launch.num_buffers; ++i) {
@@ -193,54 +173,50 @@ int run(const Kernel& kernel, const MslLaunch& launch, MslReport& report) {
   int error = run_guarded();
   if (trace.is_on()) trace.end();
   bindings_now = nullptr;
-  add_operations(report);
+  add_operations(library, report);
   if (error == MSL_OK && report.over_limit) error = MSL_LIMIT_EXCEEDED;
   return error;
 }
 
+const Kernel* find_kernel(const Library& library, const char* name) {
+  for (const Kernel* k = library.kernels; k; k = k->next) {
+    if (std::strcmp(k->name, name) == 0) return k;
+  }
+  return nullptr;
+}
+
 }  // namespace
 
-Kernel::Kernel(const char* name, void (*run)(), const BufferArgument* buffers, int num_buffers)
-    : name(name), run(run), buffers(buffers), num_buffers(num_buffers) {
-  kernels()[name] = this;
+int has_kernel(const Library& library, const char* name) { return find_kernel(library, name) != nullptr; }
+
+const char* kernel_names(const Library& library) {
+  static std::map<const Library*, std::string> known;
+  const std::lock_guard<std::mutex> lock(launching);
+  std::string& names = known[&library];
+  if (names.empty()) {
+    for (const Kernel* k = library.kernels; k; k = k->next) names.insert(0, std::string(k->name) + "\n");
+  }
+  return names.c_str();
 }
 
-FunctionConstant::FunctionConstant(int index, void* value, size_t bytes, bool* defined) {
-  constants().push_back({index, value, bytes, defined});
-}
-
-}  // namespace msl
-
-#define MSL_EXPORT extern "C" __attribute__((visibility("default")))
-
-MSL_EXPORT int msl_has_kernel(const char* name) { return static_cast<int>(msl::kernels().count(name)); }
-
-MSL_EXPORT const char* msl_kernels(void) {
-  static const std::string all = [] {
-    std::string names;
-    for (const auto& [name, kernel] : msl::kernels()) names += name + "\n";
-    return names;
-  }();
-  return all.c_str();
-}
-
-MSL_EXPORT int msl_launch(const MslLaunch* launch, MslReport* report) {
-  const std::lock_guard<std::mutex> lock(msl::launching);
+int launch(const Library& library, const MslLaunch& launch, MslReport* report) {
+  const std::lock_guard<std::mutex> lock(launching);
   static MslReport unasked;
   const bool is_asked = report != nullptr;
   if (!is_asked) report = &unasked;
   std::memset(report, 0, sizeof(*report));
   report->version = MSL_ABI_VERSION;
 
-  msl::fault_log.begin(launch->kernel, *report);
-  const auto kernel = msl::kernels().find(launch->kernel);
-  if (kernel == msl::kernels().end()) {
-    msl::fault_log.add(msl::Fault::binding, "the library has no kernel of this name");
-    report->error = MSL_NO_SUCH_KERNEL;
+  fault_log.begin(launch.kernel, *report);
+  if (const Kernel* kernel = find_kernel(library, launch.kernel)) {
+    report->error = run(library, *kernel, launch, *report);
   } else {
-    report->error = msl::run(*kernel->second, *launch, *report);
+    fault_log.add(Fault::binding, "the library has no kernel of this name");
+    report->error = MSL_NO_SUCH_KERNEL;
   }
-  msl::fault_log.finish();
+  fault_log.finish();
   if (!is_asked && report->messages[0]) std::fprintf(stderr, "metal_cpu: %s", report->messages);
   return report->error;
 }
+
+}  // namespace msl

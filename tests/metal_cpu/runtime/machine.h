@@ -1,11 +1,25 @@
 // What a compiled kernel sees of the machine that runs it. Included by the shim, before Metal's keywords are macros.
 //
-// A library has one machine and runs one launch at a time (a mutex in launch.cpp), so its state is plain globals:
-// any thread of the host may be the one that launches.
+// There is one machine in a process, in a shared object that all compiled libraries link to. It runs one launch at a
+// time (a mutex in launch.cpp), so its state is plain globals: any thread of the host may be the one that launches.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+
+#include "abi.h"
+
+// What the emulator does inside a kernel is neither the kernel's memory traffic nor its work. Functions that hand values
+// to the machine are inlined for speed, and calls exempt from instrumentation where there is any.
+#define MSL_UNTRACED __attribute__((no_sanitize("kernel-address", "coverage")))
+#if defined(MSL_FAST)
+#  define MSL_GLUE inline __attribute__((always_inline))
+#else
+#  define MSL_GLUE inline __attribute__((noinline)) MSL_UNTRACED
+#endif
+
+// Libraries are compiled with hidden symbols; those of the machine are shared.
+#pragma GCC visibility push(default)
 
 namespace msl {
 
@@ -54,7 +68,7 @@ struct SimdGroup {
   uint32_t device_epoch;
   Fiber* fibers[kSimdWidth];
 
-  Exchange& open() { return exchange[meetings & 1]; }
+  MSL_GLUE Exchange& open() { return exchange[meetings & 1]; }
 };
 
 // One GPU thread.
@@ -95,12 +109,17 @@ struct ThreadgroupVariable {
 };
 extern uint64_t threadgroup_serial;
 void* claim_slow(ThreadgroupVariable& variable, size_t bytes);
-inline void* claim(ThreadgroupVariable& variable, size_t bytes) {
+MSL_GLUE void* claim(ThreadgroupVariable& variable, size_t bytes) {
   return variable.owner == threadgroup_serial ? variable.data : claim_slow(variable, bytes);
 }
 
+// A function constant of a library, in the list of all.
 struct FunctionConstant {
-  FunctionConstant(int index, void* value, size_t bytes, bool* defined);
+  int index;
+  void* value;
+  size_t bytes;
+  bool* defined;
+  FunctionConstant* next;
 };
 
 // Where an argument of a kernel comes from, as its attribute says.
@@ -126,16 +145,35 @@ struct BufferArgument {
   size_t bytes;  // of a reference's type; 0 for pointers
 };
 
-// Makes a kernel known by its name. `run` is called once per GPU thread.
+// A kernel of a library, in the list of all. `run` is called once per GPU thread.
 struct Kernel {
-  Kernel(const char* name, void (*run)(), const BufferArgument* buffers, int num_buffers);
   const char* name;
   void (*run)();
   const BufferArgument* buffers;
   int num_buffers;
+  Kernel* next;
 };
+
+// One compiled .metal file.
+struct Library {
+  bool is_traced;
+  Kernel* kernels;
+  FunctionConstant* constants;
+  // Blocks of code and the operations in each (`counted`): counters [first_block, first_block + num_blocks).
+  uint32_t first_block;
+  uint32_t num_blocks;
+  const uint16_t (*block_operations)[MSL_OPERATION_CLASSES];
+};
+
+int launch(const Library& library, const MslLaunch& launch, MslReport* report);
+int has_kernel(const Library& library, const char* name);
+const char* kernel_names(const Library& library);
+// Numbers the guards of a `counted` library; returns the first number.
+uint32_t number_blocks(uint32_t* begin, uint32_t* end);
 
 // An atomic access: counted as traffic (`traced`), never part of a race.
 void atomic_access(void* address, size_t bytes, bool loads, bool stores);
 
 }  // namespace msl
+
+#pragma GCC visibility pop

@@ -22,33 +22,6 @@ constexpr uint64_t kLine = 64;
 
 size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
-struct Range {
-  const char* begin;
-  const char* end;
-  bool holds(const char* p) const { return p >= begin && p < end; }
-};
-
-// This library in memory: tables in the constant address space are part of it.
-Range find_library() {
-  Range range{nullptr, nullptr};
-  dl_iterate_phdr(
-      [](dl_phdr_info* info, size_t, void* result) {
-        Range found{reinterpret_cast<const char*>(UINTPTR_MAX), nullptr};
-        for (int i = 0; i < info->dlpi_phnum; ++i) {
-          const auto& header = info->dlpi_phdr[i];
-          if (header.p_type != PT_LOAD) continue;
-          const char* begin = reinterpret_cast<const char*>(info->dlpi_addr + header.p_vaddr);
-          found.begin = std::min(found.begin, begin);
-          found.end = std::max(found.end, begin + header.p_memsz);
-        }
-        if (!found.holds(reinterpret_cast<const char*>(&trace))) return 0;
-        *static_cast<Range*>(result) = found;
-        return 1;
-      },
-      &range);
-  return range;
-}
-
 std::string bytes_text(size_t n) { return std::to_string(n) + (n == 1 ? " byte" : " bytes"); }
 
 std::string who(const Moment& m) {
@@ -64,6 +37,34 @@ std::string who(const Moment& m) {
 
 Trace trace;
 
+void Trace::find_library(const Library& library) {
+  struct Search {
+    const char* inside;
+    const char* begin;
+    const char* end;
+  } search{reinterpret_cast<const char*>(&library), nullptr, nullptr};
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, size_t, void* argument) {
+        auto* wanted = static_cast<Search*>(argument);
+        auto* begin = reinterpret_cast<const char*>(UINTPTR_MAX);
+        const char* end = nullptr;
+        for (int i = 0; i < info->dlpi_phnum; ++i) {
+          const auto& header = info->dlpi_phdr[i];
+          if (header.p_type != PT_LOAD) continue;
+          const auto* segment = reinterpret_cast<const char*>(info->dlpi_addr + header.p_vaddr);
+          begin = std::min(begin, segment);
+          end = std::max(end, segment + header.p_memsz);
+        }
+        if (wanted->inside < begin || wanted->inside >= end) return 0;
+        wanted->begin = begin;
+        wanted->end = end;
+        return 1;
+      },
+      &search);
+  library_begin_ = search.begin;
+  library_end_ = search.end;
+}
+
 void Trace::reserve(size_t bytes) {
   if (memory_) munmap(memory_, mapped_);
   mapped_ = bytes;
@@ -75,7 +76,8 @@ void Trace::reserve(size_t bytes) {
   memory_ = static_cast<char*>(memory);
 }
 
-void Trace::begin(const MslBuffer* buffers, int num_buffers, MslReport& report) {
+void Trace::begin(const Library& library, const MslBuffer* buffers, int num_buffers, MslReport& report) {
+  find_library(library);
   on_ = true;
   report_ = &report;
   traffic_.begin(report);
@@ -152,7 +154,6 @@ void Trace::end() {
 
 void Trace::access(const char* address, size_t bytes, bool writes, bool is_vector, bool is_atomic,
                    const void* code) {
-  static const Range library = find_library();
   if (!on_ || !thread_now || bytes == 0 || scheduler.is_private(address)) return;
   if (address >= memory_ && address < memory_ + mapped_) {
     access_device(address, bytes, writes, is_vector, is_atomic, code);
@@ -163,7 +164,7 @@ void Trace::access(const char* address, size_t bytes, bool writes, bool is_vecto
     access_threadgroup(offset, bytes, writes, is_vector, is_atomic, code);
     return;
   }
-  if (library.holds(address)) return;
+  if (address >= library_begin_ && address < library_end_) return;
   fault_log.add(Fault::out_of_bounds,
                 std::string(writes ? "write" : "read") + " of " + bytes_text(bytes) + " in no memory of the kernel",
                 code);
@@ -260,6 +261,7 @@ void atomic_access(void* address, size_t bytes, bool loads, bool stores) {
 
 // Hooks of clang's -fsanitize=kernel-address, renamed by -asan-memory-access-callback-prefix. Those with a number
 // stand for accesses with natural alignment.
+#pragma GCC visibility push(default)
 #define MSL_HOOKS(n)                                                                                       \
   extern "C" void __msl_load##n##_noabort(const char* p) {                                                 \
     msl::trace.access(p, n, false, true, false, __builtin_return_address(0));                              \
@@ -296,3 +298,4 @@ extern "C" void* __msl_memset(void* to, int value, size_t n) {
   return std::memset(to, value, n);
 }
 extern "C" void __asan_handle_no_return() {}
+#pragma GCC visibility pop

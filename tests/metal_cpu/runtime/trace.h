@@ -15,7 +15,7 @@ class Trace {
  public:
   // Copies the buffers to memory of ours with a red zone around each, so that an access outside of a buffer is
   // noticed and harmless, and binds the copies.
-  void begin(const MslBuffer* buffers, int num_buffers, MslReport& report);
+  void begin(const Library& library, const MslBuffer* buffers, int num_buffers, MslReport& report);
   void end_group();
   // Copies the results back.
   void end();
@@ -41,8 +41,12 @@ class Trace {
   void check_race(Shadow& shadow, size_t offset, size_t bytes, bool writes, int buffer, const void* code);
   void touch_lines(Operand& operand, uint64_t offset, size_t bytes, bool writes);
   void reserve(size_t bytes);
+  void find_library(const Library& library);
 
   bool on_ = false;
+  // The library in memory: tables in the constant address space are part of it.
+  const char* library_begin_ = nullptr;
+  const char* library_end_ = nullptr;
   MslReport* report_ = nullptr;
   char* memory_ = nullptr;
   size_t mapped_ = 0;

@@ -118,11 +118,52 @@ struct Entry<kernel, Sources...> {
   }
 };
 
+#if defined(MSL_TRACED)
+inline Library library = {.is_traced = true};
+#else
+inline Library library = {};
+#endif
+
+struct AddKernel : Kernel {
+  template <class E>
+  AddKernel(const char* name, E)
+      : Kernel{name, &E::run, E::buffers.list, E::num_buffers, library.kernels} {
+    library.kernels = this;
+  }
+};
+
+struct AddConstant : FunctionConstant {
+  template <class T>
+  AddConstant(int index, T& value, bool& defined)
+      : FunctionConstant{index, &value, sizeof(value), &defined, library.constants} {
+    library.constants = this;
+  }
+};
+
 }  // namespace msl
 
-#define MSL_KERNEL(id, name, ...)                                                       \
-  namespace msl_kernels {                                                               \
-  typedef ::msl::Entry<__VA_ARGS__> Entry##id;                                          \
-  static const ::msl::Kernel kernel##id(name, &Entry##id::run, Entry##id::buffers.list, \
-                                        Entry##id::num_buffers);                        \
-  }
+#define MSL_KERNEL(id, name, ...) \
+  static ::msl::AddKernel msl_kernel_##id(name, ::msl::Entry<__VA_ARGS__>{});
+
+#define MSL_EXPORT extern "C" __attribute__((visibility("default")))
+MSL_EXPORT inline __attribute__((used)) int msl_has_kernel(const char* name) {
+  return ::msl::has_kernel(::msl::library, name);
+}
+MSL_EXPORT inline __attribute__((used)) const char* msl_kernels(void) {
+  return ::msl::kernel_names(::msl::library);
+}
+MSL_EXPORT inline __attribute__((used)) int msl_launch(const MslLaunch* launch, MslReport* report) {
+  return ::msl::launch(::msl::library, *launch, report);
+}
+
+#if defined(MSL_COUNTED)
+// Written by tests/metal_cpu/operations.py from the library's intermediate code.
+extern "C" const uint16_t msl_block_operations[][MSL_OPERATION_CLASSES];
+
+extern "C" inline __attribute__((used, no_sanitize("coverage"))) void __sanitizer_cov_trace_pc_guard_init(
+    uint32_t* begin, uint32_t* end) {
+  ::msl::library.first_block = ::msl::number_blocks(begin, end);
+  ::msl::library.num_blocks = uint32_t(end - begin);
+  ::msl::library.block_operations = msl_block_operations;
+}
+#endif

@@ -86,14 +86,14 @@ MSL_GLUE T shuffle(T value, int lane, T own, Site site) {
   return all.active >> lane & 1 ? values_in<T>(all)[lane] : poison<T>();
 }
 
-MSL_GLUE inline uint32_t ballot(bool value, Site site) {
+MSL_GLUE uint32_t ballot(bool value, Site site) {
   Exchange& all = exchange<uint32_t>(Collective::ballot, value, nullptr, site);
   uint32_t mask = 0;
   for (uint32_t i = 0; i < kSimdWidth; ++i) mask |= (values_in<uint32_t>(all)[i] & all.active >> i & 1) << i;
   return mask;
 }
 
-MSL_GLUE inline int lane_now() { return int(thread_now->lane); }
+MSL_GLUE int lane_now() { return int(thread_now->lane); }
 
 struct Add {
   template <class T>

@@ -6,6 +6,8 @@
 #include <limits>
 #include <type_traits>
 
+#include "../runtime/machine.h"
+
 typedef unsigned char uchar;
 typedef unsigned short ushort;
 typedef unsigned int uint;
@@ -32,15 +34,14 @@ MSL_VECTORS(bfloat)
 MSL_VECTORS(float)
 #undef MSL_VECTORS
 
-// Library functions are part of their callers, so that instruction counts and lines are the kernel's. Those that hand
-// values to the machine are not: what the emulator does inside is neither the kernel's memory traffic nor its work.
+// Functions of Metal's library are part of their callers: their work and their lines are the kernel's.
 #define MSL_INLINE inline __attribute__((always_inline))
-#if defined(MSL_FAST)
-#  define MSL_GLUE inline __attribute__((always_inline))
-#else
-#  define MSL_GLUE __attribute__((noinline, no_sanitize("kernel-address", "coverage")))
-#endif
-#define MSL_UNTRACED __attribute__((no_sanitize("kernel-address", "coverage")))
+
+// 1.0h
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wuser-defined-literals"
+constexpr half operator""h(long double value) { return static_cast<half>(value); }
+#pragma clang diagnostic pop
 
 namespace msl {
 
