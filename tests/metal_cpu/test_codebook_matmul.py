@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import mlx.core as mx
 import pytest
+
+import ghost_native as gn
+from ghost_native.reference.codebook_matmul import codebook_matmul_ref
 from tests.metal_cpu.module import on_metal
 from tests.operators import DTYPES
 from tests.ops.codebook_operands import operands
 from tests.tolerances import assert_close
-
-import ghost_native as gn
-from ghost_native.reference.codebook_matmul import codebook_matmul_ref
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -43,3 +43,13 @@ def test_same_bits_whatever_the_alignment():
                 mx.eval(apart)
                 x, codes, codebook = (a[3:].reshape(b.shape) for a, b in zip(apart, (x, codes, codebook), strict=True))
                 assert mx.array_equal(gn.codebook_matmul(x, codes, codebook, transpose=transpose), y)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 40])
+def test_long_sums(rows):
+    """A float32 sum of thousands of products that were added one by one would be over the limit."""
+    with on_metal():
+        for n, k, transpose in [(24, 6208, True), (6208, 32, False)]:
+            (x, xr), (codes, words), (codebook, cr), _ = operands((rows,), n, k, transpose=transpose)
+            y = gn.codebook_matmul(x, codes, codebook, transpose=transpose)
+            assert_close(y, codebook_matmul_ref(xr, words, cr, transpose=transpose))

@@ -98,10 +98,11 @@ def test_every_number_of_rows(impl, dtype, transpose, rows):
         check(operands((rows,), n, k, per, dtype, transpose), dtype, transpose)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 2, 3])
-def test_sums_of_splits(impl, rows):
+def test_sums_of_splits(impl, dtype, rows):
     for n, k, per in [(530, 64, "row"), (1030, 1040, "row"), (300, 576, 64)]:
-        check(operands((rows,), n, k, per, transpose=False), transpose=False)
+        check(operands((rows,), n, k, per, dtype, transpose=False), dtype, transpose=False)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])
