@@ -2,11 +2,13 @@
 
 #include <metal_stdlib>
 
+#include "common/unroll.h"
+
 using namespace metal;
 
 // Adds four values to the sums of their codes. The codes are the low eight bits, the first in the lowest.
 METAL_FUNC void add_to_buckets(uint codes, float4 values, thread float4& sums) {
-#pragma clang loop unroll(full)
+  GHOST_UNROLL
   for (int i = 0; i < 4; ++i) {
     const uint code = codes & (3u << (2 * i));
     const float value = values[i];

@@ -4,7 +4,9 @@
 #include <metal_stdlib>
 
 #include "codebook_matmul/buckets.h"
+#include "codebook_matmul/decode_byte.h"
 #include "codebook_matmul/params.h"
+#include "common/unroll.h"
 
 using namespace metal;
 
@@ -24,11 +26,11 @@ METAL_FUNC float4 load_four(const device float* from, bool vectors) {
 // Codes of four values, in eight bits: the first of levels equally near, and 0 for NaN.
 METAL_FUNC uint nearest_codes(float4 values, float4 levels) {
   uint codes = 0u;
-#pragma clang loop unroll(full)
+  GHOST_UNROLL
   for (int i = 0; i < 4; ++i) {
     float best = abs(values[i] - levels.x);
     uint code = 0u;
-#pragma clang loop unroll(full)
+    GHOST_UNROLL
     for (int c = 1; c < 4; ++c) {
       const float distance = abs(values[i] - levels[c]);
       const bool nearer = distance < best;
@@ -50,22 +52,6 @@ METAL_FUNC uint transpose_bytes(uint bytes, uint lane) {
   return (lane & 2u) != 0u ? (two >> 16u) | (bytes & 0xffff0000u) : (bytes & 0x0000ffffu) | (two << 16u);
 }
 
-// Four levels by the four codes in the low eight bits.
-template <typename T>
-METAL_FUNC vec<T, 4> look_up(uint codes, float4 levels) {
-  float4 values;
-#pragma clang loop unroll(full)
-  for (int i = 0; i < 4; ++i) {
-    const uint code = codes & (3u << (2 * i));
-    float value = levels.x;
-    value = code == (1u << (2 * i)) ? levels.y : value;
-    value = code == (2u << (2 * i)) ? levels.z : value;
-    value = code == (3u << (2 * i)) ? levels.w : value;
-    values[i] = value;
-  }
-  return vec<T, 4>(T(values.x), T(values.y), T(values.z), T(values.w));
-}
-
 // Threadgroups ceil(words / 256) of 256 threads.
 [[kernel]] void codebook_assign_float32(const device float* weight [[buffer(0)]],
                                         const device float* codebook [[buffer(1)]],
@@ -77,14 +63,14 @@ METAL_FUNC vec<T, 4> look_up(uint codes, float4 levels) {
   const int first = (int(group.x) * kWordSimdgroups + int(simdgroup)) * 32;
   if (first >= p.words) return;
   float4 values[kWordSteps];
-#pragma clang loop unroll(full)
+  GHOST_UNROLL
   for (int j = 0; j < kWordSteps; ++j) {
     const int word = first + word_of_step(j, lane);
     const device float* from = weight + size_t(word) * 16 + 4 * (lane & 3u);
     values[j] = word < p.words ? load_four(from, p.weight_vectors != 0) : float4(0.0f);
   }
   uint bytes = 0u;
-#pragma clang loop unroll(full)
+  GHOST_UNROLL
   for (int j = 0; j < kWordSteps; ++j) {
     const int word = min(first + word_of_step(j, lane), p.words - 1);
     const float4 levels = load_four(codebook + 4 * (word / p.group_words), p.codebook_vectors != 0);
@@ -108,17 +94,19 @@ template <typename T>
   if (first >= p.words) return;
   const uint mine = first + int(lane) < p.words ? codes[first + int(lane)] : 0u;
   float4 levels[kWordSteps];
-#pragma clang loop unroll(full)
+  GHOST_UNROLL
   for (int j = 0; j < kWordSteps; ++j) {
     const int word = min(first + word_of_step(j, lane), p.words - 1);
     levels[j] = load_four(codebook + 4 * (word / p.group_words), p.codebook_vectors != 0);
   }
-#pragma clang loop unroll(full)
+  GHOST_UNROLL
   for (int j = 0; j < kWordSteps; ++j) {
     const uint four = simd_shuffle(mine, ushort(word_of_step(j, lane))) >> (8u * (lane & 3u));
     const int word = first + word_of_step(j, lane);
     device T* to = weight + size_t(word) * 16 + 4 * (lane & 3u);
-    if (word < p.words) *(device vec<T, 4>*)to = look_up<T>(four, levels[j]);
+    const float4 values = decode_byte(four, levels[j]);
+    if (word < p.words)
+      *(device vec<T, 4>*)to = vec<T, 4>(T(values.x), T(values.y), T(values.z), T(values.w));
   }
 }
 
@@ -138,13 +126,13 @@ template <bool GROUPED>
   for (int first = 0; first < p.row_words; first += 32) {
     const uint mine = first + int(lane) < p.row_words ? row_codes[first + int(lane)] : 0u;
     float4 values[kWordSteps];
-#pragma clang loop unroll(full)
+    GHOST_UNROLL
     for (int j = 0; j < kWordSteps; ++j) {
       const int word = first + word_of_step(j, lane);
       const device float* from = row + size_t(word) * 16 + 4 * (lane & 3u);
       values[j] = word < p.row_words ? load_four(from, p.vectors != 0) : float4(0.0f);
     }
-#pragma clang loop unroll(full)
+    GHOST_UNROLL
     for (int j = 0; j < kWordSteps; ++j) {
       const uint four = simd_shuffle(mine, ushort(word_of_step(j, lane))) >> (8u * (lane & 3u));
       float4 sums = float4(0.0f);

@@ -5,7 +5,9 @@
 #include <metal_stdlib>
 
 #include "codebook_matmul/buckets.h"
+#include "codebook_matmul/lanes.h"
 #include "codebook_matmul/params.h"
+#include "common/unroll.h"
 
 using namespace metal;
 
@@ -14,6 +16,7 @@ constant constexpr int kGradThreads = 128;
 constant constexpr int kGradTile = 64;
 constant constexpr int kGradPart = 32;
 constant constexpr int kGradFragments = 4;
+constant constexpr int kGradWords = kGradTile / 16;  // of codes in a row of a tile
 // Sums of more rows are added up in a second set of registers: one float32 sum over thousands of rows would
 // lose the digits that the tolerances ask for.
 constant constexpr int kGradRound = 512;
@@ -29,7 +32,7 @@ METAL_FUNC void stage_rows(const device T* matrix, int row, int row_end, int col
     constexpr int kRowVectors = kGradTile / kVector;
     constexpr int kLoads = ROWS * kRowVectors / kGradThreads;
     uint4 loaded[kLoads];
-#pragma clang loop unroll(full)
+    GHOST_UNROLL
     for (int i = 0; i < kLoads; ++i) {
       const int at = int(thread_index) + i * kGradThreads;
       const int r = row + at / kRowVectors;
@@ -38,7 +41,7 @@ METAL_FUNC void stage_rows(const device T* matrix, int row, int row_end, int col
       const bool inside = r < row_end && c < columns;
       loaded[i] = inside ? *(const device uint4*)(matrix + size_t(r) * columns + c) : uint4(0u);
     }
-#pragma clang loop unroll(full)
+    GHOST_UNROLL
     for (int i = 0; i < kLoads; ++i) {
       const int at = int(thread_index) + i * kGradThreads;
       *(threadgroup uint4*)(tile + at / kRowVectors * PITCH + at % kRowVectors * kVector) = loaded[i];
@@ -72,8 +75,8 @@ METAL_FUNC float4 four_columns(thread GradFragment& left, thread GradFragment& r
 }
 
 // Tiles of dW, from threadgroups (ceil(K / 64), ceil(N / 64), splits). What leaves the tile are dW itself
-// (p.keep, one split) and sums over equal codes (p.bucket): with p.shared those of the tile, in the order of
-// the threadgroups, else partial[split][32 columns][n][code].
+// (p.keep), dweight[split][n][k], and sums over equal codes (p.bucket): with p.shared those of the tile, in
+// the order of the threadgroups, else partial[split][32 columns][n][code].
 template <typename T>
 [[kernel]] void codebook_matmul_grad_tile(
     const device T* left [[buffer(0)]], const device T* right [[buffer(1)]],
@@ -87,6 +90,7 @@ template <typename T>
   constexpr int kPitch = kGradTile + 16 / sizeof(T);
   threadgroup T left_tile[kRows * kPitch];
   threadgroup T right_tile[kRows * kPitch];
+  threadgroup uint code_tile[kGradTile * kGradWords];
   threadgroup float tile_sums[16];
 
   const int n0 = int(group.y) * kGradTile;
@@ -97,17 +101,29 @@ template <typename T>
   const int n_part = (int(simdgroup) >> 1) * kGradPart;
   const int k_part = (int(simdgroup) & 1) * kGradPart;
 
+  const int words = p.K / 16;
+  if (p.bucket) {
+    GHOST_UNROLL
+    for (int i = 0; i < kGradTile * kGradWords / kGradThreads; ++i) {
+      const int at = int(thread_index) + i * kGradThreads;
+      const int n = n0 + at / kGradWords;
+      const int word = k0 / 16 + at % kGradWords;
+      code_tile[at] = n < p.N && word < words ? codes[size_t(n) * words + word] : 0u;
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+  }
+
   GradFragment total[kGradFragments][kGradFragments];
-#pragma clang loop unroll(full)
+  GHOST_UNROLL
   for (int i = 0; i < kGradFragments; ++i) {
-#pragma clang loop unroll(full)
+    GHOST_UNROLL
     for (int j = 0; j < kGradFragments; ++j) total[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   }
   for (int first = m0; first < m1; first += kGradRound) {
     GradFragment sum[kGradFragments][kGradFragments];
-#pragma clang loop unroll(full)
+    GHOST_UNROLL
     for (int i = 0; i < kGradFragments; ++i) {
-#pragma clang loop unroll(full)
+      GHOST_UNROLL
       for (int j = 0; j < kGradFragments; ++j) sum[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     const int last = min(first + kGradRound, m1);
@@ -118,17 +134,17 @@ template <typename T>
       for (int r = 0; r < kRows; r += 8) {
         simdgroup_matrix<T, 8, 8> a[kGradFragments];
         simdgroup_matrix<T, 8, 8> b[kGradFragments];
-#pragma clang loop unroll(full)
+        GHOST_UNROLL
         for (int i = 0; i < kGradFragments; ++i) {
           simdgroup_load(a[i], left_tile + r * kPitch + n_part + 8 * i, kPitch, ulong2(0), true);
         }
-#pragma clang loop unroll(full)
+        GHOST_UNROLL
         for (int j = 0; j < kGradFragments; ++j) {
           simdgroup_load(b[j], right_tile + r * kPitch + k_part + 8 * j, kPitch);
         }
-#pragma clang loop unroll(full)
+        GHOST_UNROLL
         for (int i = 0; i < kGradFragments; ++i) {
-#pragma clang loop unroll(full)
+          GHOST_UNROLL
           for (int j = 0; j < kGradFragments; ++j) {
             simdgroup_multiply_accumulate(sum[i][j], a[i], b[j], sum[i][j]);
           }
@@ -136,9 +152,9 @@ template <typename T>
       }
       threadgroup_barrier(mem_flags::mem_threadgroup);
     }
-#pragma clang loop unroll(full)
+    GHOST_UNROLL
     for (int i = 0; i < kGradFragments; ++i) {
-#pragma clang loop unroll(full)
+      GHOST_UNROLL
       for (int j = 0; j < kGradFragments; ++j) {
         total[i][j].thread_elements()[0] += sum[i][j].thread_elements()[0];
         total[i][j].thread_elements()[1] += sum[i][j].thread_elements()[1];
@@ -147,23 +163,27 @@ template <typename T>
   }
 
   // A lane's row of a fragment, and which four of the 16 columns of a word it has.
-  const int row = int((lane >> 4) & 1u) * 4 + int((lane >> 1) & 3u);
-  const int quarter = int((lane >> 3) & 1u) * 2 + int(lane & 1u);
-  const int words = p.K / 16;
+  const int row = fragment_lane(lane).row;
+  const int quarter = fragment_lane(lane).pair;
   const int block = (k0 + k_part) / kGradPart;
   float4 whole = float4(0.0f);
-#pragma clang loop unroll(full)
+  GHOST_UNROLL
   for (int i = 0; i < kGradFragments; ++i) {
-    const int n = n0 + n_part + 8 * i + row;
+    const int tile_row = n_part + 8 * i + row;
+    const int n = n0 + tile_row;
     float4 sums = float4(0.0f);
-#pragma clang loop unroll(full)
+    GHOST_UNROLL
     for (int j = 0; j < kGradFragments; j += 2) {
       const float4 values = four_columns(total[i][j], total[i][j + 1], lane);
-      const int word = (k0 + k_part) / 16 + j / 2;
+      const int tile_word = k_part / 16 + j / 2;
+      const int word = k0 / 16 + tile_word;
       if (n < p.N && word < words) {
-        const size_t at = size_t(n) * words + word;
-        if (p.keep) *(device float4*)(dweight + 16 * at + 4 * quarter) = values;
-        if (p.bucket) add_to_buckets(codes[at] >> (8 * quarter), values, sums);
+        const size_t at = (size_t(group.z) * p.N + n) * words + word;
+        device float* to = dweight + 16 * at + 4 * quarter;
+        if (p.keep) *(device float4*)to = values;
+        if (p.bucket) {
+          add_to_buckets(code_tile[kGradWords * tile_row + tile_word] >> (8 * quarter), values, sums);
+        }
       }
     }
     if (p.shared) {

@@ -11,6 +11,7 @@
 constant constexpr const int kTile = 64;          // rows and columns of y of a threadgroup
 constant constexpr const int kTileThreads = 128;  // four SIMD-groups, 32 x 32 of y each
 constant constexpr const int kFragments = 4;      // 8 x 8 blocks along either side of those
+constant constexpr const int kLongSum = 1024;     // products after which a float32 sum starts anew
 
 // What the tiles of a threadgroup look like for elements of type T.
 template <typename T>
@@ -56,11 +57,42 @@ METAL_FUNC float2 load_pair<float>(const threadgroup float* p) {
   return *(const threadgroup float2*)p;
 }
 
+// What has been summed before: a long float32 sum loses digits. Half precision loses more in y and goes
+// without the registers.
+template <typename T>
+struct LongSum {
+  METAL_FUNC void start() thread {}
+  METAL_FUNC void add(thread simdgroup_matrix<float, 8, 8>&, int, int) thread {}
+  METAL_FUNC void finish(thread simdgroup_matrix<float, 8, 8>&, int, int) const thread {}
+};
+template <>
+struct LongSum<float> {
+  float2 sum[kFragments][kFragments];
+
+  METAL_FUNC void start() thread {
+    GHOST_UNROLL
+    for (int i = 0; i < kFragments; ++i) {
+      GHOST_UNROLL
+      for (int j = 0; j < kFragments; ++j) sum[i][j] = float2(0.0f);
+    }
+  }
+  // Takes over what is in a fragment.
+  METAL_FUNC void add(thread simdgroup_matrix<float, 8, 8>& fragment, int i, int j) thread {
+    sum[i][j] += float2(fragment.thread_elements()[0], fragment.thread_elements()[1]);
+    fragment = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+  }
+  METAL_FUNC void finish(thread simdgroup_matrix<float, 8, 8>& fragment, int i, int j) const thread {
+    fragment.thread_elements()[0] += sum[i][j].x;
+    fragment.thread_elements()[1] += sum[i][j].y;
+  }
+};
+
 // The 32 x 32 block of y of a SIMD-group. Fragments are float whatever T is: levels stay exact, and M1 and M2
 // multiply both at one rate.
 template <typename T>
 struct TileOfY {
   simdgroup_matrix<float, 8, 8> sum[kFragments][kFragments];
+  LongSum<T> before;
   FragmentLane at;
   int m0;  // in the tile
   int n0;
@@ -74,6 +106,7 @@ struct TileOfY {
       GHOST_UNROLL
       for (int j = 0; j < kFragments; ++j) sum[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
+    before.start();
   }
 
   // Adds the product of both tiles. The right one has row n of W at n * w_pitch (TRANSPOSE), or column n of
@@ -108,12 +141,24 @@ struct TileOfY {
     }
   }
 
+  // After the products up to `depth`, which is the depth of whole tiles.
+  METAL_FUNC void keep(int depth) thread {
+    if (depth % kLongSum != 0) return;
+    GHOST_UNROLL
+    for (int i = 0; i < kFragments; ++i) {
+      GHOST_UNROLL
+      for (int j = 0; j < kFragments; ++j) before.add(sum[i][j], i, j);
+    }
+  }
+
   // Stores to y (rows, columns) with the corner of the threadgroup's tile at (m, n).
-  METAL_FUNC void store(device T* y, int rows, int columns, int m, int n, uint lane) const thread {
+  METAL_FUNC void store(device T* y, int rows, int columns, int m, int n, uint lane) thread {
     const bool vectors = columns % Chunk<T>::size == 0;
     GHOST_UNROLL
     for (int i = 0; i < kFragments; ++i) {
       const int row = m + m0 + 8 * i + at.row;
+      GHOST_UNROLL
+      for (int j = 0; j < kFragments; ++j) before.finish(sum[i][j], i, j);
       if (vectors) {
         store_row_vectors(y + size_t(row) * columns, row < rows, columns, n + n0, i, lane);
       } else if (row < rows) {
@@ -241,6 +286,7 @@ template <typename T>
     threadgroup_barrier(mem_flags::mem_threadgroup);
     if (k0 + depth < p.K) next.load(x, p.M, p.K, m0, k0 + depth, thread_index);
     result.template multiply<true>(x_tile, w_tile);
+    result.keep(k0 + depth);
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
   result.store(y, p.M, p.N, m0, n0, lane);
@@ -302,6 +348,7 @@ template <typename T>
       }
     }
     result.template multiply<false>(x_tile, w_tile);
+    result.keep(n0 + depth);
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
   result.store(y, p.M, p.K, m0, k0, lane);

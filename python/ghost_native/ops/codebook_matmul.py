@@ -42,7 +42,7 @@ def codebook_matmul(
               steps of its own. NRMSE about 1e-2 for normal x, which must be finite.
 
             The rounding is part of the result: CPUs without instructions for a mode round alike and sum in float32.
-            Gradients are those of ``"float32"``.
+            Metal kernels have nothing to gain and always compute ``"float32"``. Gradients are those of ``"float32"``.
         stream: where to run.
 
     Returns:
