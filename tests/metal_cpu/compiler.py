@@ -41,7 +41,10 @@ FLAVOURS = {
         *("-mllvm", "-asan-memory-access-callback-prefix=__msl_"),
     ],
     # For operation counts: a hook at the start of every block of code.
-    "counted": ["-O1", "-DMSL_COUNTED", "-fno-vectorize", "-fno-slp-vectorize", "-fsanitize-coverage=trace-pc-guard"],
+    "counted": [
+        *("-O1", "-DMSL_COUNTED", "-fno-vectorize", "-fno-slp-vectorize"),
+        "-fsanitize-coverage=bb,no-prune,trace-pc-guard",
+    ],
     # For address spaces: distinct types, nothing to run.
     "strict": ["-O0", "-DMSL_STRICT", "-ferror-limit=0", "-fno-caret-diagnostics"],
 }

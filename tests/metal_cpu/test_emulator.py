@@ -7,6 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+
 from tests.metal_cpu.compiler import CompileError, compile_metal
 from tests.metal_cpu.library import LaunchError, Library, aligned, poisoned
 
@@ -297,3 +298,24 @@ class TestTraffic:
         np.testing.assert_array_equal(x, y)
         assert report.buffers[1].store_instructions == 1
         assert report.buffers[1].store_segments == 8
+
+
+class TestOperations:
+    def test_known_counts(self):
+        threads, n = 256, 10
+        x, y = aligned(np.full(threads, 0.5, np.float32)), poisoned(threads, np.float32)
+        lib = library("operations", "counted")
+        for _ in range(2):
+            report = lib.launch("known", [x, y, np.int32(n)], 8)
+            assert report.operations["float"] == threads * 2 * n
+            assert report.operations["divide"] == threads
+            assert report.operations["transcendental"] == threads
+            assert report.operations["store"] == threads // 2
+            assert report.operations["select"] >= threads * n
+
+    def test_libraries_count_for_themselves(self):
+        one, other = library("operations", "counted"), library("simdgroup", "counted")
+        x = aligned(np.ones(32, np.float32))
+        before = one.launch("known", [x, poisoned(32, np.float32), np.int32(4)]).operations
+        other.launch("collectives", [x, poisoned((32, 16), np.float32), np.int32(32)])
+        assert one.launch("known", [x, poisoned(32, np.float32), np.int32(4)]).operations == before

@@ -240,5 +240,5 @@ def translate(text: str) -> Translation:
         if name in seen:
             raise TranslationError(f"two kernels are called {name}")
         seen.add(name)
-        table.append(f"MSL_KERNEL({i}, \"{name}\", {', '.join(['&' + expression, *sources[function]])})\n")
+        table.append(f'MSL_KERNEL({i}, "{name}", {", ".join(["&" + expression, *sources[function]])})\n')
     return Translation(text + "".join(table), sorted(seen))
