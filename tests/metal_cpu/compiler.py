@@ -61,9 +61,9 @@ COMMON = [
 KERNEL_WARNINGS = [
     *("-Wno-unknown-attributes", "-Wno-ignored-attributes", "-Wno-duplicate-decl-specifier", "-Wno-unused"),
     *("-Wno-undefined-inline", "-Wno-unknown-pragmas", "-Wno-psabi", "-Wno-pass-failed"),
-    # Stacks of GPU threads are 256 KiB.
-    *("-Wframe-larger-than=131072", "-Werror=frame-larger-than"),
 ]
+# Stacks of GPU threads have 64 KiB.
+STACK_LIMIT = ["-Wframe-larger-than=32768", "-Werror=frame-larger-than"]
 PREPROCESS = [
     *("-E", "-x", "c++", "-std=c++20", "-nostdinc", "-nostdinc++", "-undef"),
     *("-D__METAL__=1", "-D__METAL_VERSION__=310", "-D__HAVE_BFLOAT__=1"),
@@ -166,7 +166,19 @@ def _runtime() -> Path:
             objects = []
             for source in sorted((HERE / "runtime").glob("*.cpp")):
                 objects.append(Path(folder) / f"{source.stem}.o")
-                _run([*compiler(), "-c", "-O2", *COMMON, _native_flag(), source, "-o", objects[-1]])
+                _run(
+                    [
+                        *compiler(),
+                        "-c",
+                        "-O2",
+                        "-fomit-frame-pointer",
+                        *COMMON,
+                        _native_flag(),
+                        source,
+                        "-o",
+                        objects[-1],
+                    ]
+                )
             made = Path(folder) / place.name
             _run([*compiler(), "-shared", "-pthread", *objects, "-o", made])
             _put(made, place)
@@ -209,7 +221,13 @@ def compile_metal(
         source = Path(folder) / f"{path.stem}.cpp"
         source.write_text(_assemble(path, translation.text))
         made = Path(folder) / place.name
-        flags = [*COMMON, *FLAVOURS[flavour], *KERNEL_WARNINGS, _native_flag()]
+        flags = [
+            *COMMON,
+            *FLAVOURS[flavour],
+            *KERNEL_WARNINGS,
+            *(STACK_LIMIT if flavour != "strict" else []),
+            _native_flag(),
+        ]
         try:
             if flavour == "strict":
                 _check_types([*compiler(), "-c", *flags, source, "-o", source.with_suffix(".o")])

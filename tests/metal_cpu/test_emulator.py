@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlx.core as mx
@@ -172,6 +173,22 @@ def row_sums(flavour: str = "traced", *bugs: str, rows: int = 3, n: int = 4, ext
     return np.abs(sums - x.astype(np.float64).sum(1)).max(), report
 
 
+def test_launches_from_several_threads(flavour):
+    """Any thread may launch: MLX runs streams on threads of its own."""
+    lib = library("planted", flavour)
+    x = aligned(np.random.default_rng(5).standard_normal((8, 256)).astype(np.float32))
+
+    def sums(_: int) -> np.ndarray:
+        out = poisoned(8, np.float32)
+        assert lib.launch("row_sums", [x, out, np.int32(4)], 8, 64).ok
+        return out
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(sums, range(16)))
+    assert all(np.array_equal(r, results[0]) for r in results)
+    np.testing.assert_allclose(results[0], x.sum(1), atol=1e-4)
+
+
 class TestPlantedBugs:
     """Each tier catches what it is for."""
 
@@ -187,7 +204,8 @@ class TestPlantedBugs:
             (["MISSING_BARRIER"], "races", "total += staged"),
             (["MISSING_BARRIER", "WRONG_FLAG"], "races", "total += staged"),
             (["WRITE_AFTER_READ"], "races", "staged[i] = total"),
-            (["WRONG_BUFFER"], "out_of_bounds", "sums[row] = staged"),
+            (["SHARED_OUTPUT"], "races", "= staged[63]"),
+            (["WRONG_BUFFER"], "out_of_bounds", "= staged[63]"),
             (["OFF_BY_ONE"], "out_of_bounds", "METAL_FUNC float read_one"),
             (["UNINITIALISED"], "uninitialised", "total += staged"),
             (["OVER_LIMIT"], "over_limit", None),
@@ -303,19 +321,19 @@ class TestTraffic:
 class TestOperations:
     def test_known_counts(self):
         threads, n = 256, 10
-        x, y = aligned(np.full(threads, 0.5, np.float32)), poisoned(threads, np.float32)
+        x, y = aligned(np.full(threads, 0.5, np.float32)), poisoned(2 * threads, np.float32)
         lib = library("operations", "counted")
         for _ in range(2):
             report = lib.launch("known", [x, y, np.int32(n)], 8)
             assert report.operations["float"] == threads * 2 * n
             assert report.operations["divide"] == threads
             assert report.operations["transcendental"] == threads
-            assert report.operations["store"] == threads // 2
-            assert report.operations["select"] >= threads * n
+            assert report.operations["store"] == threads * 3 // 2
+            assert report.operations["select"] > 0
 
     def test_libraries_count_for_themselves(self):
         one, other = library("operations", "counted"), library("simdgroup", "counted")
         x = aligned(np.ones(32, np.float32))
-        before = one.launch("known", [x, poisoned(32, np.float32), np.int32(4)]).operations
+        before = one.launch("known", [x, poisoned(64, np.float32), np.int32(4)]).operations
         other.launch("collectives", [x, poisoned((32, 16), np.float32), np.int32(32)])
-        assert one.launch("known", [x, poisoned(32, np.float32), np.int32(4)]).operations == before
+        assert one.launch("known", [x, poisoned(64, np.float32), np.int32(4)]).operations == before

@@ -10,8 +10,10 @@ struct Fiber {
   char* stack_end = nullptr;  // one past the highest address; null for the host's own stack
 };
 
+extern "C" void msl_switch_stack(void** from, void* to);
+
 // Saves the caller in `from` and goes on where `to` stopped.
-void switch_fiber(Fiber& from, Fiber& to);
+inline void switch_fiber(Fiber& from, Fiber& to) { msl_switch_stack(&from.stack_pointer, to.stack_pointer); }
 
 // Fibers for up to kMaxThreads GPU threads at a time. Stacks are reserved once and committed by use.
 class FiberPool {

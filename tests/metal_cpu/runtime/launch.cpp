@@ -34,7 +34,7 @@ class CrashGuard {
     stack.ss_sp = alternate_;
     stack.ss_size = sizeof(alternate_);
     sigaltstack(&stack, &old_stack_);
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_sigaction = on_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     for (int i = 0; i < kSignals; ++i) sigaction(signals_[i], &action, &old_[i]);
@@ -113,7 +113,8 @@ bool place_grid(const MslLaunch& launch) {
   if (launch.grid[0] || launch.grid[1] || launch.grid[2]) {
     grid_now.threads = {launch.grid[0], launch.grid[1], launch.grid[2]};
   } else {
-    grid_now.threads = {launch.groups[0] * threads.x, launch.groups[1] * threads.y, launch.groups[2] * threads.z};
+    grid_now.threads = {launch.groups[0] * threads.x, launch.groups[1] * threads.y,
+                        launch.groups[2] * threads.z};
   }
   const Index3& all = grid_now.threads;
   const uint64_t in_group = uint64_t{threads.x} * threads.y * threads.z;
@@ -144,8 +145,9 @@ int run_groups() {
 int run_guarded() {
   CrashGuard guard;
   if (sigsetjmp(CrashGuard::back(), 1) == 0) return run_groups();
-  fault_log.add(Fault::crash, "the kernel touched no memory of its own, or a vector at an address that does not "
-                              "suit it; run it traced to find the line");
+  fault_log.add(Fault::crash,
+                "the kernel touched no memory of its own, or a vector at an address that does not "
+                "suit it; run it traced to find the line");
   scheduler.recover();
   return MSL_CRASHED;
 }

@@ -1,7 +1,9 @@
-// What a compiled kernel sees of the machine that runs it. Included by the shim, before Metal's keywords are macros.
+// What a compiled kernel sees of the machine that runs it. Included by the shim, before Metal's keywords are
+// macros.
 //
-// There is one machine in a process, in a shared object that all compiled libraries link to. It runs one launch at a
-// time (a mutex in launch.cpp), so its state is plain globals: any thread of the host may be the one that launches.
+// There is one machine in a process, in a shared object that all compiled libraries link to. It runs one
+// launch at a time (a mutex in launch.cpp), so its state is plain globals: any thread of the host may be the
+// one that launches.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +11,8 @@
 
 #include "abi.h"
 
-// What the emulator does inside a kernel is neither the kernel's memory traffic nor its work. Functions that hand values
-// to the machine are inlined for speed, and calls exempt from instrumentation where there is any.
+// What the emulator does inside a kernel is neither the kernel's memory traffic nor its work. Functions that
+// hand values to the machine are inlined for speed, and calls exempt from instrumentation where there is any.
 #define MSL_UNTRACED __attribute__((no_sanitize("kernel-address", "coverage")))
 #if defined(MSL_FAST)
 #  define MSL_GLUE inline __attribute__((always_inline))
@@ -102,7 +104,8 @@ void meet(Collective kind, Combine combine, Site site);
 void threadgroup_barrier(unsigned flags, Site site);
 void simdgroup_barrier(unsigned flags, Site site);
 
-// A threadgroup variable of a kernel: memory is claimed by the first thread of each threadgroup that gets there.
+// A threadgroup variable of a kernel: memory is claimed by the first thread of each threadgroup that gets
+// there.
 struct ThreadgroupVariable {
   uint64_t owner = 0;  // serial number of the threadgroup that `data` was claimed for
   char* data = nullptr;

@@ -137,7 +137,8 @@ void Scheduler::leave() {
   --live_;
   if (simd.arrived && simd.arrived == simd.live) finish_meeting(simd);
   if (at_barrier_ && at_barrier_ == live_) {
-    fault_log.add(Fault::divergence, "a thread returns while the others wait at threadgroup_barrier", barrier_site_);
+    fault_log.add(Fault::divergence, "a thread returns while the others wait at threadgroup_barrier",
+                  barrier_site_);
     stop(MSL_DIVERGED);
   }
 }
@@ -149,10 +150,10 @@ void Scheduler::meet(Collective kind, Combine combine, Site site) {
     simd.combine = combine;
     simd.site = site;
   } else if (simd.kind != kind || simd.combine != combine || simd.site.line != site.line) {
-    fault_log.add(Fault::divergence,
-                  "lanes of one SIMD-group meet at different functions, one at " + source_line(simd.site) +
-                      ", another",
-                  site);
+    fault_log.add(
+        Fault::divergence,
+        "lanes of one SIMD-group meet at different functions, one at " + source_line(simd.site) + ", another",
+        site);
     stop(MSL_DIVERGED);
   }
   simd.arrived |= 1u << thread_now->lane;
@@ -195,8 +196,8 @@ void Scheduler::meet_threadgroup(unsigned flags, Site site) {
     barrier_flags_ = flags;
   } else if (barrier_site_.line != site.line) {
     fault_log.add(Fault::divergence,
-                  "threads of one threadgroup meet at different barriers, one at " + source_line(barrier_site_) +
-                      ", another",
+                  "threads of one threadgroup meet at different barriers, one at " +
+                      source_line(barrier_site_) + ", another",
                   site);
     stop(MSL_DIVERGED);
   }

@@ -51,7 +51,8 @@ void Shadow::begin(size_t bytes, Scope scope) {
   scope_ = scope;
   mapped_ = (bytes + 1) * sizeof(Cell);
   // Zero pages, which cost memory only where the kernel goes.
-  void* memory = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory =
+      mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
     std::perror("metal_cpu: no address space for shadow memory");
     std::abort();

@@ -18,7 +18,9 @@ constexpr size_t kRedZone = 64;     // between variables, so that running over o
 ThreadgroupMemory threadgroup_memory;
 uint64_t threadgroup_serial = 0;
 
-void* claim_slow(ThreadgroupVariable& variable, size_t bytes) { return threadgroup_memory.claim(variable, bytes); }
+void* claim_slow(ThreadgroupVariable& variable, size_t bytes) {
+  return threadgroup_memory.claim(variable, bytes);
+}
 
 void ThreadgroupMemory::begin_group() {
   ++threadgroup_serial;
@@ -33,8 +35,8 @@ void* ThreadgroupMemory::claim(ThreadgroupVariable& variable, size_t bytes) {
   held_ += (bytes + 15) / 16 * 16;
   report_->threadgroup_bytes = std::max<uint64_t>(report_->threadgroup_bytes, held_);
   if (held_ > kThreadgroupLimit && !was_over) {
-    fault_log.add(Fault::over_limit, "threadgroup variables of more than " + std::to_string(kThreadgroupLimit) +
-                                         " bytes");
+    fault_log.add(Fault::over_limit,
+                  "threadgroup variables of more than " + std::to_string(kThreadgroupLimit) + " bytes");
   }
   if (begin + bytes + kRedZone > kArenaBytes) scheduler.stop(MSL_LIMIT_EXCEEDED);
   end_ = begin + bytes + kRedZone;

@@ -25,7 +25,8 @@ size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 std::string bytes_text(size_t n) { return std::to_string(n) + (n == 1 ? " byte" : " bytes"); }
 
 std::string who(const Moment& m) {
-  const std::string group = m.group == kManyGroups ? "several threadgroups" : "threadgroup #" + std::to_string(m.group - 1);
+  const std::string group =
+      m.group == kManyGroups ? "several threadgroups" : "threadgroup #" + std::to_string(m.group - 1);
   if (m.thread < kManyInSimd) return "thread " + std::to_string(m.thread) + " of " + group;
   if (m.thread < kManyInGroup) {
     return "threads of SIMD-group " + std::to_string(m.thread - kManyInSimd) + " of " + group;
@@ -68,7 +69,8 @@ void Trace::find_library(const Library& library) {
 void Trace::reserve(size_t bytes) {
   if (memory_) munmap(memory_, mapped_);
   mapped_ = bytes;
-  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
     std::perror("metal_cpu: no address space for staged buffers");
     std::abort();
@@ -86,7 +88,8 @@ void Trace::begin(const Library& library, const MslBuffer* buffers, int num_buff
   std::memset(bindings_, 0, sizeof(bindings_));
 
   for (int i = 0; i < num_buffers; ++i) {
-    if (buffers[i].data) operands_.push_back({static_cast<char*>(buffers[i].data), nullptr, buffers[i].bytes, 0, i, {}});
+    if (buffers[i].data)
+      operands_.push_back({static_cast<char*>(buffers[i].data), nullptr, buffers[i].bytes, 0, i, {}});
   }
   // Operands that share memory keep sharing it: one copy serves all that overlap.
   std::stable_sort(operands_.begin(), operands_.end(),
@@ -95,7 +98,8 @@ void Trace::begin(const Library& library, const MslBuffer* buffers, int num_buff
   for (const Operand& operand : operands_) {
     if (!merged.empty() && operand.home < merged.back().home + merged.back().bytes) {
       Operand& last = merged.back();
-      last.bytes = std::max<uint64_t>(last.bytes, static_cast<uint64_t>(operand.home + operand.bytes - last.home));
+      last.bytes =
+          std::max<uint64_t>(last.bytes, static_cast<uint64_t>(operand.home + operand.bytes - last.home));
     } else {
       merged.push_back(operand);
     }
@@ -121,7 +125,8 @@ void Trace::begin(const Library& library, const MslBuffer* buffers, int num_buff
     std::memcpy(operand.copy, operand.home, operand.bytes);
     const size_t first = (at - kRedZone / 2) / kPage;
     std::fill(operand_of_page_.begin() + static_cast<ptrdiff_t>(first),
-              operand_of_page_.begin() + static_cast<ptrdiff_t>((end + kRedZone / 2) / kPage), static_cast<int>(k));
+              operand_of_page_.begin() + static_cast<ptrdiff_t>((end + kRedZone / 2) / kPage),
+              static_cast<int>(k));
     at = end + kRedZone;
   }
   device_shadow_.begin(cells, Shadow::Scope::device);
@@ -142,7 +147,8 @@ void Trace::end_group() { traffic_.end_group(); }
 void Trace::end() {
   on_ = false;
   for (Operand& operand : operands_) {
-    const bool stored = std::any_of(operand.lines.begin(), operand.lines.end(), [](uint8_t l) { return l & 2; });
+    const bool stored =
+        std::any_of(operand.lines.begin(), operand.lines.end(), [](uint8_t l) { return l & 2; });
     if (stored) std::memcpy(operand.home, operand.copy, operand.bytes);
     MslTraffic& traffic = report_->buffers[operand.buffer];
     for (const uint8_t line : operand.lines) {
@@ -165,9 +171,10 @@ void Trace::access(const char* address, size_t bytes, bool writes, bool is_vecto
     return;
   }
   if (address >= library_begin_ && address < library_end_) return;
-  fault_log.add(Fault::out_of_bounds,
-                std::string(writes ? "write" : "read") + " of " + bytes_text(bytes) + " in no memory of the kernel",
-                code);
+  fault_log.add(
+      Fault::out_of_bounds,
+      std::string(writes ? "write" : "read") + " of " + bytes_text(bytes) + " in no memory of the kernel",
+      code);
 }
 
 void Trace::access_device(const char* address, size_t bytes, bool writes, bool is_vector, bool is_atomic,
@@ -180,23 +187,25 @@ void Trace::access_device(const char* address, size_t bytes, bool writes, bool i
   if (offset < 0 || offset + static_cast<ptrdiff_t>(bytes) > static_cast<ptrdiff_t>(operand.bytes)) {
     fault_log.add(Fault::out_of_bounds,
                   std::string(verb) + " of " + bytes_text(bytes) + " at byte " + std::to_string(offset) +
-                      " of buffer " + std::to_string(operand.buffer) + ", which has " + bytes_text(operand.bytes),
+                      " of buffer " + std::to_string(operand.buffer) + ", which has " +
+                      bytes_text(operand.bytes),
                   code);
     return;
   }
   if (is_vector && reinterpret_cast<uintptr_t>(address) % bytes != 0) {
     fault_log.add(Fault::misaligned,
-                  std::string(verb) + " of " + bytes_text(bytes) + " at once at byte " + std::to_string(offset) +
-                      " of buffer " + std::to_string(operand.buffer),
+                  std::string(verb) + " of " + bytes_text(bytes) + " at once at byte " +
+                      std::to_string(offset) + " of buffer " + std::to_string(operand.buffer),
                   code);
   }
   MslTraffic& traffic = report_->buffers[operand.buffer];
   (writes ? traffic.lane_stored : traffic.lane_loaded) += bytes;
   touch_lines(operand, static_cast<uint64_t>(offset), bytes, writes);
-  traffic_.access(code, operand.buffer, static_cast<uint64_t>(address - memory_), static_cast<uint32_t>(bytes),
-                  writes);
+  traffic_.access(code, operand.buffer, static_cast<uint64_t>(address - memory_),
+                  static_cast<uint32_t>(bytes), writes);
   if (is_atomic) return;
-  check_race(device_shadow_, operand.base + static_cast<uint64_t>(offset), bytes, writes, operand.buffer, code);
+  check_race(device_shadow_, operand.base + static_cast<uint64_t>(offset), bytes, writes, operand.buffer,
+             code);
 }
 
 void Trace::touch_lines(Operand& operand, uint64_t offset, size_t bytes, bool writes) {
@@ -214,7 +223,8 @@ void Trace::access_threadgroup(ptrdiff_t offset, size_t bytes, bool writes, bool
   for (size_t i = 0; i < bytes; ++i) {
     if (states[i] == ThreadgroupMemory::outside) {
       fault_log.add(Fault::out_of_bounds,
-                    std::string(verb) + " of " + bytes_text(bytes) + " outside of any threadgroup variable", code);
+                    std::string(verb) + " of " + bytes_text(bytes) + " outside of any threadgroup variable",
+                    code);
       return;
     }
     if (writes) {
@@ -225,20 +235,22 @@ void Trace::access_threadgroup(ptrdiff_t offset, size_t bytes, bool writes, bool
     }
   }
   if (is_vector && static_cast<size_t>(offset) % bytes != 0) {
-    fault_log.add(Fault::misaligned, std::string(verb) + " of " + bytes_text(bytes) + " of threadgroup memory at once",
-                  code);
+    fault_log.add(Fault::misaligned,
+                  std::string(verb) + " of " + bytes_text(bytes) + " of threadgroup memory at once", code);
   }
   (writes ? report_->threadgroup_stored : report_->threadgroup_loaded) += bytes;
-  traffic_.access(code, Traffic::kThreadgroup, static_cast<uint64_t>(offset), static_cast<uint32_t>(bytes), writes);
+  traffic_.access(code, Traffic::kThreadgroup, static_cast<uint64_t>(offset), static_cast<uint32_t>(bytes),
+                  writes);
   if (is_atomic) return;
   check_race(threadgroup_shadow_, static_cast<size_t>(offset), bytes, writes, Traffic::kThreadgroup, code);
 }
 
-void Trace::check_race(Shadow& shadow, size_t offset, size_t bytes, bool writes, int buffer, const void* code) {
+void Trace::check_race(Shadow& shadow, size_t offset, size_t bytes, bool writes, int buffer,
+                       const void* code) {
   const bool in_threadgroup = buffer == Traffic::kThreadgroup;
   const SimdGroup& simd = *thread_now->simd;
   Moment now{};
-  now.group = (scheduler.linear_group() + 1) & (kManyGroups - 1);
+  now.group = scheduler.linear_group() % (kManyGroups - 1) + 1;  // never one of the codes
   now.barrier = (in_threadgroup ? scheduler.threadgroup_epoch() : scheduler.device_epoch()) & 0xffff;
   now.simd = (in_threadgroup ? simd.threadgroup_epoch : simd.device_epoch) & 0x1fff;
   now.thread = thread_now->index;
@@ -259,15 +271,15 @@ void atomic_access(void* address, size_t bytes, bool loads, bool stores) {
 
 }  // namespace msl
 
-// Hooks of clang's -fsanitize=kernel-address, renamed by -asan-memory-access-callback-prefix. Those with a number
-// stand for accesses with natural alignment.
+// Hooks of clang's -fsanitize=kernel-address, renamed by -asan-memory-access-callback-prefix. Those with a
+// number stand for accesses with natural alignment.
 #pragma GCC visibility push(default)
-#define MSL_HOOKS(n)                                                                                       \
-  extern "C" void __msl_load##n##_noabort(const char* p) {                                                 \
-    msl::trace.access(p, n, false, true, false, __builtin_return_address(0));                              \
-  }                                                                                                        \
-  extern "C" void __msl_store##n##_noabort(const char* p) {                                                \
-    msl::trace.access(p, n, true, true, false, __builtin_return_address(0));                               \
+#define MSL_HOOKS(n)                                                          \
+  extern "C" void __msl_load##n##_noabort(const char* p) {                    \
+    msl::trace.access(p, n, false, true, false, __builtin_return_address(0)); \
+  }                                                                           \
+  extern "C" void __msl_store##n##_noabort(const char* p) {                   \
+    msl::trace.access(p, n, true, true, false, __builtin_return_address(0));  \
   }
 MSL_HOOKS(1)
 MSL_HOOKS(2)

@@ -13,23 +13,24 @@ namespace msl {
 
 class Trace {
  public:
-  // Copies the buffers to memory of ours with a red zone around each, so that an access outside of a buffer is
-  // noticed and harmless, and binds the copies.
+  // Copies the buffers to memory of ours with a red zone around each, so that an access outside of a buffer
+  // is noticed and harmless, and binds the copies.
   void begin(const Library& library, const MslBuffer* buffers, int num_buffers, MslReport& report);
   void end_group();
   // Copies the results back.
   void end();
   bool is_on() const { return on_; }
 
-  void access(const char* address, size_t bytes, bool writes, bool is_vector, bool is_atomic, const void* code);
+  void access(const char* address, size_t bytes, bool writes, bool is_vector, bool is_atomic,
+              const void* code);
   const Binding* bindings() const { return bindings_; }
 
  private:
   struct Operand {
-    char* home;      // where the host has it
+    char* home;  // where the host has it
     char* copy;
     uint64_t bytes;
-    uint64_t base;   // of its cells in the shadow
+    uint64_t base;  // of its cells in the shadow
     int buffer;
     std::vector<uint8_t> lines;  // 64-byte lines touched: 1 loaded, 2 stored
   };

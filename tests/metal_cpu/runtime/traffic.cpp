@@ -76,13 +76,13 @@ void Traffic::access(const void* code, int buffer, uint64_t address, uint32_t by
   instruction.bytes = std::max(instruction.bytes, bytes);
   instruction.buffer = buffer;
   instruction.addresses[t.lane] = address;
-  // Complete when every lane that has not returned took part. Lanes run one after another, so most instructions are
-  // measured soon and their memory is used again.
+  // Complete when every lane that has not returned took part. Lanes run one after another, so most
+  // instructions are measured soon and their memory is used again.
   if ((instruction.lanes & t.simd->live) != t.simd->live) return;
   measure(instruction, writes);
   instruction.done = true;
-  if (number + 1 == stream.pending.size() &&
-      std::all_of(stream.pending.begin(), stream.pending.end(), [](const Instruction& i) { return i.done; })) {
+  if (number + 1 == stream.pending.size() && std::all_of(stream.pending.begin(), stream.pending.end(),
+                                                         [](const Instruction& i) { return i.done; })) {
     stream.first += number + 1;
     stream.pending.clear();
   }

@@ -28,7 +28,8 @@ class Traffic {
     bool done = false;
     uint64_t addresses[kSimdWidth];
   };
-  // Executions of one line of code by one SIMD-group. The n-th execution by each lane is the same instruction.
+  // Executions of one line of code by one SIMD-group. The n-th execution by each lane is the same
+  // instruction.
   struct Stream {
     uint32_t executions[kSimdWidth] = {};
     uint32_t first = 0;  // number of pending[0]

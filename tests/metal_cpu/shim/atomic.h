@@ -7,7 +7,8 @@
 namespace msl {
 
 template <class P>
-MSL_INLINE void note_atomic([[maybe_unused]] P* object, [[maybe_unused]] bool loads, [[maybe_unused]] bool stores) {
+MSL_INLINE void note_atomic([[maybe_unused]] P* object, [[maybe_unused]] bool loads,
+                            [[maybe_unused]] bool stores) {
 #if !defined(MSL_FAST)
   atomic_access((void*)&object->value, sizeof(object->value), loads, stores);
 #endif
@@ -50,20 +51,20 @@ MSL_INLINE void atomic_store_explicit(A* object, V value, memory_order) {
   ::msl::atomic_set(object, value);
 }
 
-#define MSL_ATOMIC(name, expression)                              \
-  template <class A, class V>                                     \
-  MSL_INLINE auto name(A* object, V operand, memory_order) {      \
-    ::msl::note_atomic(object, true, true);                       \
-    const auto old = ::msl::atomic_get(object);                   \
-    typedef std::remove_cv_t<decltype(old)> T;                    \
-    [[maybe_unused]] const T value = T(operand);                  \
-    ::msl::atomic_set(object, T(expression));                     \
-    return T(old);                                                \
+#define MSL_ATOMIC(name, expression)                         \
+  template <class A, class V>                                \
+  MSL_INLINE auto name(A* object, V operand, memory_order) { \
+    ::msl::note_atomic(object, true, true);                  \
+    const auto old = ::msl::atomic_get(object);              \
+    typedef std::remove_cv_t<decltype(old)> T;               \
+    [[maybe_unused]] const T value = T(operand);             \
+    ::msl::atomic_set(object, T(expression));                \
+    return T(old);                                           \
   }
 MSL_ATOMIC(atomic_exchange_explicit, value)
 MSL_ATOMIC(atomic_fetch_add_explicit, old + value)
 MSL_ATOMIC(atomic_fetch_sub_explicit, old - value)
-MSL_ATOMIC(atomic_fetch_and_explicit, old & value)
+MSL_ATOMIC(atomic_fetch_and_explicit, old& value)
 MSL_ATOMIC(atomic_fetch_or_explicit, old | value)
 MSL_ATOMIC(atomic_fetch_xor_explicit, old ^ value)
 MSL_ATOMIC(atomic_fetch_min_explicit, min(old, value))
@@ -71,7 +72,8 @@ MSL_ATOMIC(atomic_fetch_max_explicit, max(old, value))
 #undef MSL_ATOMIC
 
 template <class A, class E, class V>
-MSL_INLINE bool atomic_compare_exchange_weak_explicit(A* object, E* expected, V desired, memory_order, memory_order) {
+MSL_INLINE bool atomic_compare_exchange_weak_explicit(A* object, E* expected, V desired, memory_order,
+                                                      memory_order) {
   ::msl::note_atomic(object, true, true);
   const auto old = ::msl::atomic_get(object);
   if (old == *expected) {

@@ -30,7 +30,8 @@ MSL_UNTRACED inline T from_index(Index3 i) {
 template <class T, class F>
 MSL_UNTRACED inline T argument() {
   if constexpr (F::source == Source::buffer) {
-    static_assert(std::is_pointer_v<T> || std::is_reference_v<T>, "[[buffer]] parameters are pointers or references");
+    static_assert(std::is_pointer_v<T> || std::is_reference_v<T>,
+                  "[[buffer]] parameters are pointers or references");
     char* data = bindings_now[F::index].data;
     if constexpr (std::is_pointer_v<T>) {
       return (T)data;
@@ -126,8 +127,7 @@ inline Library library = {};
 
 struct AddKernel : Kernel {
   template <class E>
-  AddKernel(const char* name, E)
-      : Kernel{name, &E::run, E::buffers.list, E::num_buffers, library.kernels} {
+  AddKernel(const char* name, E) : Kernel{name, &E::run, E::buffers.list, E::num_buffers, library.kernels} {
     library.kernels = this;
   }
 };
@@ -142,8 +142,7 @@ struct AddConstant : FunctionConstant {
 
 }  // namespace msl
 
-#define MSL_KERNEL(id, name, ...) \
-  static ::msl::AddKernel msl_kernel_##id(name, ::msl::Entry<__VA_ARGS__>{});
+#define MSL_KERNEL(id, name, ...) static ::msl::AddKernel msl_kernel_##id(name, ::msl::Entry<__VA_ARGS__>{});
 
 #define MSL_EXPORT extern "C" __attribute__((visibility("default")))
 MSL_EXPORT inline __attribute__((used)) int msl_has_kernel(const char* name) {

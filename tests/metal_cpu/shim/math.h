@@ -1,8 +1,8 @@
-// Metal's mathematical functions. All are computed in float32 by the host's library and rounded once to the type:
-// the errors of Apple's approximations and of flushed denormal numbers are not modelled.
+// Metal's mathematical functions. All are computed in float32 by the host's library and rounded once to the
+// type: the errors of Apple's approximations and of flushed denormal numbers are not modelled.
 //
-// Arguments of one call must have the same type, as Metal's overloads demand; a mixed call that C++ would accept is
-// ambiguous on a Mac.
+// Arguments of one call must have the same type, as Metal's overloads demand; a mixed call that C++ would
+// accept is ambiguous on a Mac.
 #pragma once
 
 #include "types.h"
@@ -18,65 +18,65 @@ concept Scalar = is_arithmetic_v<T>;
 template <class T>
 concept Vector = ::msl::is_vector<T>;
 
-#define MSL_EACH(V, expression)                               \
-  V result;                                                   \
+#define MSL_EACH(V, expression)                                       \
+  V result;                                                           \
   for (int i = 0; i < ::msl::size_of<V>; ++i) result[i] = expression; \
   return result
 
-#define MSL_UNARY(name, expression)   \
-  template <Float T>                  \
-  MSL_INLINE T name(T value) {        \
-    const float x = float(value);     \
-    return T(expression);             \
-  }                                   \
-  template <Vector V>                 \
-  MSL_INLINE V name(V v) {            \
+#define MSL_UNARY(name, expression)               \
+  template <Float T>                              \
+  MSL_INLINE T name(T value) {                    \
+    const float x = float(value);                 \
+    return T(expression);                         \
+  }                                               \
+  template <Vector V>                             \
+  MSL_INLINE V name(V v) {                        \
     MSL_EACH(V, name(::msl::ElementOf<V>(v[i]))); \
   }
 
-#define MSL_BINARY(name, expression)      \
-  template <Float T>                      \
-  MSL_INLINE T name(T first, T second) {  \
-    const float x = float(first);         \
-    const float y = float(second);        \
-    return T(expression);                 \
-  }                                       \
-  template <Vector V>                     \
-  MSL_INLINE V name(V a, V b) {           \
+#define MSL_BINARY(name, expression)                                         \
+  template <Float T>                                                         \
+  MSL_INLINE T name(T first, T second) {                                     \
+    const float x = float(first);                                            \
+    const float y = float(second);                                           \
+    return T(expression);                                                    \
+  }                                                                          \
+  template <Vector V>                                                        \
+  MSL_INLINE V name(V a, V b) {                                              \
     MSL_EACH(V, name(::msl::ElementOf<V>(a[i]), ::msl::ElementOf<V>(b[i]))); \
   }
 
-#define MSL_APPROXIMATED                         \
-  MSL_UNARY(exp, __builtin_expf(x))              \
-  MSL_UNARY(exp2, __builtin_exp2f(x))            \
-  MSL_UNARY(exp10, __builtin_powf(10.0f, x))     \
-  MSL_UNARY(log, __builtin_logf(x))              \
-  MSL_UNARY(log2, __builtin_log2f(x))            \
-  MSL_UNARY(log10, __builtin_log10f(x))          \
-  MSL_UNARY(sin, __builtin_sinf(x))              \
-  MSL_UNARY(cos, __builtin_cosf(x))              \
-  MSL_UNARY(tan, __builtin_tanf(x))              \
-  MSL_UNARY(asin, __builtin_asinf(x))            \
-  MSL_UNARY(acos, __builtin_acosf(x))            \
-  MSL_UNARY(atan, __builtin_atanf(x))            \
-  MSL_UNARY(sinh, __builtin_sinhf(x))            \
-  MSL_UNARY(cosh, __builtin_coshf(x))            \
-  MSL_UNARY(tanh, __builtin_tanhf(x))            \
-  MSL_UNARY(sqrt, __builtin_sqrtf(x))            \
-  MSL_UNARY(rsqrt, 1.0f / __builtin_sqrtf(x))    \
-  MSL_UNARY(fabs, __builtin_fabsf(x))            \
-  MSL_UNARY(floor, __builtin_floorf(x))          \
-  MSL_UNARY(ceil, __builtin_ceilf(x))            \
-  MSL_UNARY(rint, __builtin_rintf(x))            \
-  MSL_UNARY(round, __builtin_roundf(x))          \
-  MSL_UNARY(trunc, __builtin_truncf(x))          \
-  MSL_UNARY(fract, x - __builtin_floorf(x))      \
-  MSL_BINARY(pow, __builtin_powf(x, y))          \
-  MSL_BINARY(powr, __builtin_powf(x, y))         \
-  MSL_BINARY(atan2, __builtin_atan2f(x, y))      \
-  MSL_BINARY(fmod, __builtin_fmodf(x, y))        \
-  MSL_BINARY(divide, x / y)                      \
-  MSL_BINARY(fmin, __builtin_fminf(x, y))        \
+#define MSL_APPROXIMATED                      \
+  MSL_UNARY(exp, __builtin_expf(x))           \
+  MSL_UNARY(exp2, __builtin_exp2f(x))         \
+  MSL_UNARY(exp10, __builtin_powf(10.0f, x))  \
+  MSL_UNARY(log, __builtin_logf(x))           \
+  MSL_UNARY(log2, __builtin_log2f(x))         \
+  MSL_UNARY(log10, __builtin_log10f(x))       \
+  MSL_UNARY(sin, __builtin_sinf(x))           \
+  MSL_UNARY(cos, __builtin_cosf(x))           \
+  MSL_UNARY(tan, __builtin_tanf(x))           \
+  MSL_UNARY(asin, __builtin_asinf(x))         \
+  MSL_UNARY(acos, __builtin_acosf(x))         \
+  MSL_UNARY(atan, __builtin_atanf(x))         \
+  MSL_UNARY(sinh, __builtin_sinhf(x))         \
+  MSL_UNARY(cosh, __builtin_coshf(x))         \
+  MSL_UNARY(tanh, __builtin_tanhf(x))         \
+  MSL_UNARY(sqrt, __builtin_sqrtf(x))         \
+  MSL_UNARY(rsqrt, 1.0f / __builtin_sqrtf(x)) \
+  MSL_UNARY(fabs, __builtin_fabsf(x))         \
+  MSL_UNARY(floor, __builtin_floorf(x))       \
+  MSL_UNARY(ceil, __builtin_ceilf(x))         \
+  MSL_UNARY(rint, __builtin_rintf(x))         \
+  MSL_UNARY(round, __builtin_roundf(x))       \
+  MSL_UNARY(trunc, __builtin_truncf(x))       \
+  MSL_UNARY(fract, x - __builtin_floorf(x))   \
+  MSL_BINARY(pow, __builtin_powf(x, y))       \
+  MSL_BINARY(powr, __builtin_powf(x, y))      \
+  MSL_BINARY(atan2, __builtin_atan2f(x, y))   \
+  MSL_BINARY(fmod, __builtin_fmodf(x, y))     \
+  MSL_BINARY(divide, x / y)                   \
+  MSL_BINARY(fmin, __builtin_fminf(x, y))     \
   MSL_BINARY(fmax, __builtin_fmaxf(x, y))
 
 MSL_APPROXIMATED

@@ -51,7 +51,8 @@ MSL_UNTRACED void combine_product(Exchange& exchange) {
 
 template <class D, class A, class B, class C>
 MSL_GLUE metal::vec<D, 2> multiply(metal::vec<A, 2> a, metal::vec<B, 2> b, metal::vec<C, 2> c, Site site) {
-  Exchange& all = exchange<Factors<A, B, C>>(Collective::matrix, {a, b, c}, combine_product<D, A, B, C>, site);
+  Exchange& all =
+      exchange<Factors<A, B, C>>(Collective::matrix, {a, b, c}, combine_product<D, A, B, C>, site);
   return values_out<metal::vec<D, 2>>(all)[thread_now->lane];
 }
 

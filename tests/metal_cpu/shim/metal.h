@@ -8,5 +8,6 @@
 #include "simd.h"
 #include "types.h"
 
-// From here on Metal's words mean what they mean in Metal; nothing of the C++ library may be included any more.
+// From here on Metal's words mean what they mean in Metal; nothing of the C++ library may be included any
+// more.
 #include "keywords.h"

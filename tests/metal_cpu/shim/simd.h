@@ -1,13 +1,12 @@
-// Barriers, SIMD-group functions and quad-group functions. All 32 lanes hand their values over and wait; reductions
-// and scans are then computed once, by the last lane that arrives.
+// Barriers, SIMD-group functions and quad-group functions. All 32 lanes hand their values over and wait;
+// reductions and scans are then computed once, by the last lane that arrives.
 #pragma once
 
 #include "../runtime/machine.h"
 #include "math.h"
 
 // Default arguments are evaluated where the call is: the caller's line.
-#define MSL_HERE      \
-  ::msl::Site site = { __builtin_FILE(), __builtin_LINE() }
+#define MSL_HERE ::msl::Site site = {__builtin_FILE(), __builtin_LINE()}
 
 namespace msl {
 
@@ -75,7 +74,8 @@ MSL_UNTRACED void combine_scan(Exchange& exchange) {
 
 template <class T, class Op, bool inclusive>
 MSL_GLUE T scan(T value, Site site) {
-  return values_out<T>(exchange<T>(Collective::scan, value, combine_scan<T, Op, inclusive>, site))[thread_now->lane];
+  return values_out<T>(
+      exchange<T>(Collective::scan, value, combine_scan<T, Op, inclusive>, site))[thread_now->lane];
 }
 
 // The value of another lane; `own` where there is none.
@@ -151,14 +151,20 @@ struct Xor {
 namespace metal {
 
 enum class mem_flags : unsigned { mem_none = 0, mem_device = 1, mem_threadgroup = 2, mem_texture = 4 };
-MSL_INLINE constexpr mem_flags operator|(mem_flags a, mem_flags b) { return mem_flags(unsigned(a) | unsigned(b)); }
+MSL_INLINE constexpr mem_flags operator|(mem_flags a, mem_flags b) {
+  return mem_flags(unsigned(a) | unsigned(b));
+}
 
-MSL_INLINE void threadgroup_barrier(mem_flags flags, MSL_HERE) { ::msl::threadgroup_barrier(unsigned(flags), site); }
-MSL_INLINE void simdgroup_barrier(mem_flags flags, MSL_HERE) { ::msl::simdgroup_barrier(unsigned(flags), site); }
+MSL_INLINE void threadgroup_barrier(mem_flags flags, MSL_HERE) {
+  ::msl::threadgroup_barrier(unsigned(flags), site);
+}
+MSL_INLINE void simdgroup_barrier(mem_flags flags, MSL_HERE) {
+  ::msl::simdgroup_barrier(unsigned(flags), site);
+}
 
-#define MSL_REDUCTION(name, Op)            \
-  template <class T>                       \
-  MSL_INLINE T name(T value, MSL_HERE) {   \
+#define MSL_REDUCTION(name, Op)                      \
+  template <class T>                                 \
+  MSL_INLINE T name(T value, MSL_HERE) {             \
     return ::msl::reduce<T, ::msl::Op>(value, site); \
   }
 MSL_REDUCTION(simd_sum, Add)
@@ -170,9 +176,9 @@ MSL_REDUCTION(simd_or, Or)
 MSL_REDUCTION(simd_xor, Xor)
 #undef MSL_REDUCTION
 
-#define MSL_SCAN(name, Op, inclusive)      \
-  template <class T>                       \
-  MSL_INLINE T name(T value, MSL_HERE) {   \
+#define MSL_SCAN(name, Op, inclusive)                         \
+  template <class T>                                          \
+  MSL_INLINE T name(T value, MSL_HERE) {                      \
     return ::msl::scan<T, ::msl::Op, inclusive>(value, site); \
   }
 MSL_SCAN(simd_prefix_inclusive_sum, Add, true)
@@ -189,7 +195,9 @@ MSL_INLINE simd_vote simd_ballot(bool value, MSL_HERE) { return {::msl::ballot(v
 MSL_INLINE simd_vote simd_active_threads_mask(MSL_HERE) { return {::msl::ballot(true, site)}; }
 MSL_INLINE bool simd_all(bool value, MSL_HERE) { return ::msl::ballot(!value, site) == 0; }
 MSL_INLINE bool simd_any(bool value, MSL_HERE) { return ::msl::ballot(value, site) != 0; }
-MSL_INLINE bool simd_is_first(MSL_HERE) { return __builtin_ctz(::msl::ballot(true, site)) == ::msl::lane_now(); }
+MSL_INLINE bool simd_is_first(MSL_HERE) {
+  return __builtin_ctz(::msl::ballot(true, site)) == ::msl::lane_now();
+}
 
 template <class T>
 MSL_INLINE T simd_shuffle(T value, ushort lane, MSL_HERE) {

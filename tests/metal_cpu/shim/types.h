@@ -17,9 +17,9 @@ typedef __bf16 bfloat;
 using std::ptrdiff_t;
 using std::size_t;
 
-#define MSL_VECTORS(T)                                  \
-  typedef T T##2 __attribute__((ext_vector_type(2)));   \
-  typedef T T##3 __attribute__((ext_vector_type(3)));   \
+#define MSL_VECTORS(T)                                \
+  typedef T T##2 __attribute__((ext_vector_type(2))); \
+  typedef T T##3 __attribute__((ext_vector_type(3))); \
   typedef T T##4 __attribute__((ext_vector_type(4)));
 MSL_VECTORS(char)
 MSL_VECTORS(uchar)
