@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <optional>
 
 #include "codebook_matmul/codebook_matmul.h"
 #include "codebook_matmul/codebook_matmul_metal.h"
@@ -10,19 +11,22 @@ namespace {
 
 constexpr const char* kGradLibrary = "codebook_matmul_grad";
 constexpr const char* kAssignLibrary = "codebook_matmul_assign";
+constexpr const char* kSumLibrary = "codebook_matmul_gemv";
 
 // As the kernels have them.
 constexpr int kGradThreads = 128;
 constexpr int kGradTile = 64;
 constexpr int kGradBlock = 32;
 constexpr int kGradStage = 32;  // a multiple of the rows that one stage of any dtype takes
+constexpr int kSumThreads = 128;
 constexpr int kSimdgroups = 8;  // of the kernels that go word by word
 constexpr int kSimdgroupWords = 32;
 
 // Threadgroups that keep a large GPU busy. With fewer tiles than that the summed rows are split, but not into
-// less than what makes the partial sums small beside the operands.
+// less than what makes the partial results small beside the operands.
 constexpr int kBusyGroups = 256;
 constexpr int kLeastSplitRows = 256;
+constexpr int kLeastSplitRowsOfWeight = 512;
 
 // A weight as its codes and its codebook describe it.
 struct Coding {
@@ -54,14 +58,16 @@ void weight_gradients(const mx::Stream& s, const mx::array& left, const mx::arra
   const int rows = row_count(left);
   const Extent tiles{ceil_div(w.K, kGradTile), ceil_div(w.N, kGradTile)};
   const int count = std::max(tiles.x * tiles.y, 1);
-  // One split writes dweight.
-  const int wanted = dweight ? 1 : std::min(kBusyGroups / count, rows / kLeastSplitRows);
+  const int wanted =
+      std::min(kBusyGroups / count, rows / (dweight ? kLeastSplitRowsOfWeight : kLeastSplitRows));
   const int split_rows = kGradStage * std::max(ceil_div(ceil_div(rows, std::max(wanted, 1)), kGradStage), 1);
   const int splits = std::max(ceil_div(rows, split_rows), 1);
   const int blocks = ceil_div(w.K, kGradBlock);
 
   const int sums = !dcodebook ? 0 : w.shared ? tiles.x * tiles.y : blocks * w.N;
   mx::array partial = temporary(s, {std::max(splits * sums, 1), 4}, mx::float32);
+  std::optional<mx::array> parts;  // of dweight, by split
+  if (dweight && splits > 1) parts = temporary(s, {splits, w.N, w.K}, mx::float32);
   const CodebookGradParams params{rows,
                                   w.N,
                                   w.K,
@@ -75,9 +81,17 @@ void weight_gradients(const mx::Stream& s, const mx::array& left, const mx::arra
   MetalKernel tile(s, kGradLibrary, "codebook_matmul_grad_tile_" + metal_dtype(left.dtype()));
   tile.input(left).input(right);
   dcodebook ? tile.input(codes) : tile.absent();
-  dweight ? tile.output(*dweight) : tile.absent();
+  dweight ? tile.output(parts ? *parts : *dweight) : tile.absent();
   dcodebook ? tile.output(partial) : tile.absent();
   tile.params(params).run({tiles.x, tiles.y, splits}, {kGradThreads});
+  if (parts) {
+    const int elements = w.N * w.K;
+    MetalKernel(s, kSumLibrary, "codebook_matmul_n_sum_float32")
+        .input(*parts)
+        .output(*dweight)
+        .params(CodebookMatmulSumParams{elements, splits})
+        .run({ceil_div(elements, 4 * kSumThreads)}, {kSumThreads});
+  }
   if (!dcodebook) return;
 
   if (w.shared) {

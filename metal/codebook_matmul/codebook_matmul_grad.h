@@ -75,8 +75,8 @@ METAL_FUNC float4 four_columns(thread GradFragment& left, thread GradFragment& r
 }
 
 // Tiles of dW, from threadgroups (ceil(K / 64), ceil(N / 64), splits). What leaves the tile are dW itself
-// (p.keep, one split) and sums over equal codes (p.bucket): with p.shared those of the tile, in the order of
-// the threadgroups, else partial[split][32 columns][n][code].
+// (p.keep), dweight[split][n][k], and sums over equal codes (p.bucket): with p.shared those of the tile, in
+// the order of the threadgroups, else partial[split][32 columns][n][code].
 template <typename T>
 [[kernel]] void codebook_matmul_grad_tile(
     const device T* left [[buffer(0)]], const device T* right [[buffer(1)]],
@@ -178,7 +178,8 @@ template <typename T>
       const int tile_word = k_part / 16 + j / 2;
       const int word = k0 / 16 + tile_word;
       if (n < p.N && word < words) {
-        device float* to = dweight + 16 * (size_t(n) * words + word) + 4 * quarter;
+        const size_t at = (size_t(group.z) * p.N + n) * words + word;
+        device float* to = dweight + 16 * at + 4 * quarter;
         if (p.keep) *(device float4*)to = values;
         if (p.bucket) {
           add_to_buckets(code_tile[kGradWords * tile_row + tile_word] >> (8 * quarter), values, sums);

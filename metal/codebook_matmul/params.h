@@ -25,7 +25,7 @@ struct CodebookGradParams {
   int blocks;         // runs of 32 columns: ceil(K / 32)
   int left_vectors;   // every row of left begins at a multiple of 16 bytes
   int right_vectors;  // and of right
-  int keep;           // dW is an output
+  int keep;           // dW leaves the tile, by split
   int bucket;         // sums over equal codes are
   int shared;         // one codebook for the whole weight: sums of whole tiles
 };

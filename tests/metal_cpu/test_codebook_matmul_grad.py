@@ -49,5 +49,18 @@ def test_few_tiles_split_the_summed_rows(rows, splits):
     mx.eval(x, codes, codebook, dy)
     with recorded_launches() as launches:
         mx.eval(vjp(lambda c: gn.codebook_matmul(x, codes, c), [codebook], [dy]))
-    [tile] = [launch for launch in launches if "tile" in launch.kernel]
+    [tile] = [launch for launch in launches if "grad_tile" in launch.kernel]
     assert tile.groups == (1, 1, splits)
+
+
+@pytest.mark.parametrize(("rows", "splits"), [(1023, 1), (1024, 2), (1100, 2)])
+def test_few_tiles_split_the_summed_rows_of_the_weight_too(rows, splits):
+    (x, _), (weight, _), (codebook, _), (dy, _) = latent_operands((rows,), 35, 80)
+    mx.eval(x, weight, codebook, dy)
+    with recorded_launches() as launches:
+        mx.eval(gradients(x, weight, codebook, dy))
+    kernels = [launch.kernel for launch in launches]
+    [tile] = [launch for launch in launches if "grad_tile" in launch.kernel]
+    assert tile.groups == (2, 1, splits)
+    assert ("codebook_matmul_n_sum_float32" in kernels) == (splits > 1)
+    assert all(launch.report.ok for launch in launches), [launch.report.messages for launch in launches]

@@ -29,10 +29,10 @@ def ceil_div(n: int, by: int) -> int:
     return -(-n // by)
 
 
-def splits_of(m: int, n: int, k: int) -> int:
-    """Parts that the summed rows are cut into where dW is not kept."""
+def splits_of(m: int, n: int, k: int, keep: bool) -> int:
+    """Parts that the summed rows are cut into."""
     tiles = ceil_div(n, TILE) * ceil_div(k, TILE)
-    wanted = max(min(256 // tiles, m // 256), 1)
+    wanted = max(min(256 // tiles, m // (512 if keep else 256)), 1)
     return ceil_div(m, BLOCK * ceil_div(ceil_div(m, wanted), BLOCK))
 
 
@@ -58,9 +58,10 @@ def gradient_launches(
 ) -> list[Launch]:
     """The pass over dW = left^T right, left (M, N) and right (M, K), and the sums of its partial sums."""
     s = SIZES[dtype]
-    splits = 1 if keep else splits_of(m, n, k)
+    splits = splits_of(m, n, k, keep)
     tiles = ceil_div(n, TILE) * ceil_div(k, TILE)
     partial = 16 * splits * (tiles if per == "tensor" else n * ceil_div(k, BLOCK)) if bucket else 0
+    whole = 4 * splits * n * k
     aligned = {"segments": 2.0, "why": WHY_ODD} if odd else {}
     gradient = 16 if per == "tensor" else 16 * n * groups_of(k, per)
     tile = Launch(
@@ -71,7 +72,7 @@ def gradient_launches(
             Buffer("codes", loaded=splits * n * k // 4, size=n * k // 4, why=WHY_CODES, segments=4.0)
             if bucket
             else Buffer("codes"),
-            Buffer("dweight", stored=4 * n * k, size=4 * n * k, streamed=True) if keep else Buffer("dweight"),
+            Buffer("dweight", stored=whole, size=whole, streamed=True) if keep else Buffer("dweight"),
             Buffer("partial", stored=partial, size=partial, streamed=True, **aligned) if bucket else Buffer("partial"),
         ],
         per=("element of dW", n * k),
@@ -84,7 +85,12 @@ def gradient_launches(
         ],
         per=("partial sum", partial // 4),
     )
-    return [tile, sums] if bucket else [tile]
+    launches = [tile]
+    if keep and splits > 1:
+        parts = Buffer("parts", loaded=whole, size=whole, streamed=True)
+        dweight = Buffer("dweight", stored=4 * n * k, size=4 * n * k, streamed=True)
+        launches.append(Launch("codebook_matmul_n_sum_float32", [parts, dweight], per=("element of dW", n * k)))
+    return [*launches, sums] if bucket else launches
 
 
 def gradient_case(name: str, m: int, n: int, k: int, per: int | str, dtype: str, *, odd: bool = False) -> Case:
@@ -189,6 +195,7 @@ CASES = [
     gradient_case("codebook gradient, odd", 37, 70, 112, "row", "float16", odd=True),
     latent_case("gradients of weight and codebook", 256, 256, 512, 32, "float32"),
     latent_case("gradients of weight and codebook, half precision", 256, 256, 512, "row", "bfloat16"),
+    latent_case("gradients of weight and codebook, rows split", 1024, 64, 128, 64, "float16"),
     latent_case("gradient of the weight alone", 256, 256, 512, "row", "float16", bucket=False),
     assign_case("assign, by row", 256, 1024, "row"),
     assign_case("assign, shared", 256, 1024, "tensor"),
