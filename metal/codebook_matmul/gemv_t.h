@@ -95,9 +95,13 @@ template <typename T, int MB>
       const int column = word * 16 + (step * 32 + int(lane)) * size;
       const bool inside = column < p.K;  // false only in the last block
       const int loaded = min(column, p.K - size);
-      uint4 raw[MB];
+      float v[MB][size];
       GHOST_UNROLL
-      for (int m = 0; m < MB; ++m) raw[m] = load_chunk(x_row[m] + loaded, size);
+      for (int m = 0; m < MB; ++m) {
+        const uint4 raw = load_chunk(x_row[m] + loaded, size);
+        GHOST_UNROLL
+        for (int i = 0; i < size; ++i) v[m][i] = element<T>(raw, i);
+      }
       const ushort from = ushort(step * (32 / sharers) + int(lane) / sharers);
       GHOST_UNROLL
       for (int r = 0; r < R; ++r) {
@@ -121,7 +125,7 @@ template <typename T, int MB>
           GHOST_UNROLL
           for (int m = 0; m < MB; ++m) {
             GHOST_UNROLL
-            for (int i = 0; i < size; ++i) sum[m][r] = fma(element<T>(raw[m], i), w[i], sum[m][r]);
+            for (int i = 0; i < size; ++i) sum[m][r] = fma(v[m][i], w[i], sum[m][r]);
           }
         }
       }

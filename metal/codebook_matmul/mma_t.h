@@ -46,6 +46,7 @@ template <typename T, int MB>
     GHOST_UNROLL
     for (int j = 0; j < MB; ++j) sum[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     const int n = n0 + 8 * i + at.row;
+    levels[i] = float4(0.0f);
     if (!by_group && n < p.N) levels[i] = load_levels(codebook + size_t(n) * p.codebook_stride);
   }
 

@@ -163,6 +163,24 @@ def test_infinite_level_does_not_leak_from_padding(impl):
             assert mx.array_equal(y, mx.full((rows, k), 10.0))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_infinite_level_does_not_become_nan(impl, dtype):
+    """A weight that is infinite makes its outputs infinite, though what pads it may be infinite times zero."""
+    for k in (16, 48, 272):
+        codes = np.full((37, k), 1)
+        codes[28, -1] = 0
+        words, codebook = mx.array(pack_ref(codes)), mx.array([np.inf, 2.0, 3.0, 4.0])
+        for rows in (1, 4, 20, 33):
+            x = mx.ones((rows, k), dtype=DTYPES[dtype])
+            y = np.array(gn.codebook_matmul(x, words, codebook))
+            np.testing.assert_array_equal(y[:, 28], np.inf)
+            np.testing.assert_array_equal(np.delete(y, 28, axis=1), 2.0 * k)
+            x = mx.ones((rows, 37), dtype=DTYPES[dtype])
+            y = np.array(gn.codebook_matmul(x, words, codebook, transpose=False))
+            np.testing.assert_array_equal(y[:, -1], np.inf)
+            np.testing.assert_array_equal(y[:, :-1], 74.0)
+
+
 @pytest.mark.parametrize("rows", [2, 4, 20, 33])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_what_is_not_finite_stays_in_its_row(impl, rows, value):
