@@ -1,4 +1,7 @@
+#include <algorithm>
 #include <initializer_list>
+#include <optional>
+#include <string>
 
 #include "common/metal_alignment.h"
 #include "common/metal_kernel.h"
@@ -81,7 +84,11 @@ class Scan {
   void bind_inputs(MetalKernel& kernel, const mx::array* states) const {
     for (size_t i = 0; i < 5; ++i) kernel.input(in_[i]);
     for (int i : {options_.D(), options_.z(), options_.delta_bias()}) bind(kernel, i);
-    states != nullptr ? kernel.input(*states) : bind(kernel, options_.initial_state());
+    if (states != nullptr) {
+      kernel.input(*states);
+    } else {
+      bind(kernel, options_.initial_state());
+    }
     bind(kernel, options_.cu_seqlens());
   }
 
