@@ -228,15 +228,18 @@ template <typename T>
           outputs[(window_row - half_row + q) * kChannels + column] = output_sum;
           threadgroup_barrier(mem_flags::mem_threadgroup);
 
-          // A SIMD-group sums up a row of dB and dC,
-          const int value = int(lane);
-          const int t = window_row + int(simdgroup);
-          const int at_state = pass * kPassStates + value % kPassStates;
-          if (t < tile && at_state < p.dstate) {
-            const threadgroup float* of_row = shares + int(simdgroup) * kSimdgroups * kShares + value;
-            const float total = (of_row[0] + of_row[kShares]) + (of_row[2 * kShares] + of_row[3 * kShares]);
-            device float* to = value < kPassStates ? dB : dC;
-            to[size_t(row + t) * projection_pitch + size_t(block.group * p.dstate + at_state)] = total;
+          // Two SIMD-groups sum up dB and two dC, a pair of rows each,
+          const bool of_C = simdgroup >= 2u;
+          const int at = int(2u * (simdgroup & 1u) + lane / 16u);
+          const int t = window_row + at;
+          const int state = int(lane) % kPassStates;
+          if (t < tile && pass * kPassStates + state < p.dstate) {
+            const threadgroup float* parts =
+                shares + at * kSimdgroups * kShares + (of_C ? kPassStates : 0) + state;
+            const float total = (parts[0] + parts[kShares]) + (parts[2 * kShares] + parts[3 * kShares]);
+            device float* to = of_C ? dC : dB;
+            to[size_t(row + t) * projection_pitch +
+               size_t(block.group * p.dstate + pass * kPassStates + state)] = total;
           }
           // and the one that loaded these four rows takes their other sums.
           if ((window_row - half_row) / kWindow == int(simdgroup)) {
