@@ -3,8 +3,8 @@
 #include "selective_scan/scan.h"
 
 // The backward of one segment at a time: chunks of 32 rows, last to first. Within a chunk the states are
-// computed again from the saved one, first those that begin each eight rows, then eight rows of states in
-// registers at a time, from which the adjoint recurrence runs back:
+// computed again from the saved one, first those that begin each eight rows, then four rows of states in
+// registers at a time (more would not fit), from which the adjoint recurrence runs back:
 //   q[t] = g[t] C[t] + a[t + 1] q[t + 1]
 //   dC = g h    dB = q delta u    du = delta sum_n q B + g D    dA = sum_t delta q a h[t - 1]
 //   ddelta = u sum_n q B + sum_n A q a h[t - 1]
@@ -28,6 +28,10 @@ METAL_FUNC float channel_sums(float4 low, float4 high, uint lane) {
   const float4 four = (b4 ? high : low) + simd_shuffle_xor(b4 ? low : high, ushort(16));
   const float2 two = (b3 ? four.zw : four.xy) + simd_shuffle_xor(b3 ? four.xy : four.zw, ushort(8));
   return (b2 ? two.y : two.x) + simd_shuffle_xor(b2 ? two.x : two.y, ushort(4));
+}
+
+METAL_FUNC float4 advance(float4 h, float2 step, float4 b, float4 decay_rate) {
+  return fma(exp2(step.x * decay_rate), h, (step.x * step.y) * b);
 }
 
 // Sums over states of four channels of a row.
@@ -108,7 +112,6 @@ template <typename T>
 
   const RowQuad mine = row_quad(tid, block);
   const float4 skip = load4(D + mine.channel, p.has_D ? mine.count : 0, p.vector_rows);
-  const float4 bias = load4(delta_bias + mine.channel, p.has_bias ? mine.count : 0, p.vector_rows);
   float4 sum_D = float4(0.0f);
   float4 sum_bias = float4(0.0f);
   float4 decay_rate = float4(0.0f);  // A log2(e)
@@ -120,6 +123,7 @@ template <typename T>
     const int row = first + chunk * kChunk;
     const int tile = min(kChunk, stop - row);
     const bool last_chunk = chunk == chunks - 1;
+    const float4 bias = load4(delta_bias + mine.channel, p.has_bias ? mine.count : 0, p.vector_rows);
     RowLoad loaded[2];
     GHOST_UNROLL
     for (int half_at = 0; half_at < 2; ++half_at) {
@@ -165,17 +169,17 @@ template <typename T>
       for (int eight = 1; eight < kChunk / kEight; ++eight) {
         float4 h = eights[eight - 1];
         for (int t = (eight - 1) * kEight; t < eight * kEight; ++t) {
-          const float2 step = steps[t * kChannels + column];
-          h = fma(exp2(step.x * decay_rate), h, (step.x * step.y) * tile_B[t * kStateQuads + q]);
+          h = advance(h, steps[t * kChannels + column], tile_B[t * kStateQuads + q], decay_rate);
         }
         eights[eight] = h;
       }
 
-      for (int eight = kChunk / kEight - 1; eight >= 0; --eight) {
-        const bool in_upper = eight >= 2;
+      for (int window = kChunk / kWindow - 1; window >= 0; --window) {
+        const int window_row = window * kWindow;
+        const bool in_upper = window_row >= kTileRows;
         const RowLoad my_load = in_upper ? loaded[1] : loaded[0];
         const int half_row = in_upper ? kTileRows : 0;  // the first row of this half of the chunk
-        if (eight % 2 == 1) {
+        if (window_row + kWindow == half_row + kTileRows) {
           float4 g = my_load.dy;
           if (p.has_z) g *= silu4(my_load.gate);
           GHOST_UNROLL
@@ -184,90 +188,87 @@ template <typename T>
                            kThreads, p);
           threadgroup_barrier(mem_flags::mem_threadgroup);
         }
-        float4 h[kEight + 1];
+        float4 h[kWindow + 1];
+        const int eight = window_row / kEight;
         h[0] = eight == 3 ? eights[3] : eight == 2 ? eights[2] : eight == 1 ? eights[1] : eights[0];
+        for (int t = eight * kEight; t < window_row; ++t) {
+          h[0] = advance(h[0], steps[t * kChannels + column], tile_B[t * kStateQuads + q], decay_rate);
+        }
         GHOST_UNROLL
-        for (int i = 0; i < kEight; ++i) {
-          const int t = eight * kEight + i;
+        for (int i = 0; i < kWindow; ++i) {
+          const int t = window_row + i;
+          h[i + 1] = advance(h[i], steps[t * kChannels + column], tile_B[t * kStateQuads + q], decay_rate);
+        }
+        float4 input_sums;
+        float4 decay_sums;
+        float4 output_sums;
+        GHOST_UNROLL
+        for (int i = kWindow - 1; i >= 0; --i) {
+          const int t = window_row + i;
           const float2 step = steps[t * kChannels + column];
-          h[i + 1] = fma(exp2(step.x * decay_rate), h[i], (step.x * step.y) * tile_B[t * kStateQuads + q]);
+          const float g = outputs[(t - half_row) * kChannels + column];
+          const float4 b = tile_B[t * kStateQuads + q];
+          const float4 c = tile_C[(t - half_row) * kStateQuads + q];
+          adjoint = fma(float4(g), c, adjoint);
+          input_sums[i] = dot(adjoint, b);
+          output_sums[i] = dot(c, h[i + 1]);
+          // Value v of a channel's lane q is state 4q + v of dB, or of dC from 4 on.
+          const float share = channel_sums((step.x * step.y) * adjoint, g * h[i + 1], lane);
+          const int state = 4 * q + int((lane >> 2) & 3u);
+          shares[(i * kSimdgroups + int(simdgroup)) * kShares + int(lane >> 4) * kPassStates + state] = share;
+          adjoint *= exp2(step.x * decay_rate);
+          const float4 decayed = adjoint * h[i];
+          decay_sums[i] = dot(decayed, decay_rate);
+          grad_A = fma(float4(step.x), decayed, grad_A);
         }
-        GHOST_UNROLL
-        for (int window = 1; window >= 0; --window) {
-          const int window_row = eight * kEight + window * kWindow;
-          float4 input_sums;
-          float4 decay_sums;
-          float4 output_sums;
+        const float input_sum = quad_sums(input_sums, lane);
+        const float decay_sum = quad_sums(decay_sums, lane);
+        const float output_sum = quad_sums(output_sums, lane);
+        // The channel's own lanes have read its g.
+        simdgroup_barrier(mem_flags::mem_threadgroup);
+        sums[q * kChannels + column] = float2(input_sum, decay_sum);
+        outputs[(window_row - half_row + q) * kChannels + column] = output_sum;
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+
+        // Two SIMD-groups sum up dB and two dC, a pair of rows each,
+        const bool of_C = simdgroup >= 2u;
+        const int at = int(2u * (simdgroup & 1u) + lane / 16u);
+        const int t = window_row + at;
+        const int state = int(lane) % kPassStates;
+        if (t < tile && pass * kPassStates + state < p.dstate) {
+          const threadgroup float* parts =
+              shares + at * kSimdgroups * kShares + (of_C ? kPassStates : 0) + state;
+          const float total = (parts[0] + parts[kShares]) + (parts[2 * kShares] + parts[3 * kShares]);
+          device float* to = of_C ? dC : dB;
+          to[size_t(row + t) * projection_pitch +
+             size_t(block.group * p.dstate + pass * kPassStates + state)] = total;
+        }
+        // and the one that loaded these four rows takes their other sums.
+        if ((window_row - half_row) / kWindow == int(simdgroup)) {
+          RowSums found;
           GHOST_UNROLL
-          for (int i = kWindow - 1; i >= 0; --i) {
-            const int t = window_row + i;
-            const int at = window * kWindow + i;  // among the eight
-            const float2 step = steps[t * kChannels + column];
-            const float g = outputs[(t - half_row) * kChannels + column];
-            const float4 b = tile_B[t * kStateQuads + q];
-            const float4 c = tile_C[(t - half_row) * kStateQuads + q];
-            adjoint = fma(float4(g), c, adjoint);
-            input_sums[i] = dot(adjoint, b);
-            output_sums[i] = dot(c, h[at + 1]);
-            // Value v of a channel's lane q is state 4q + v of dB, or of dC from 4 on.
-            const float share = channel_sums((step.x * step.y) * adjoint, g * h[at + 1], lane);
-            const int state = 4 * q + int((lane >> 2) & 3u);
-            shares[(i * kSimdgroups + int(simdgroup)) * kShares + int(lane >> 4) * kPassStates + state] =
-                share;
-            adjoint *= exp2(step.x * decay_rate);
-            const float4 decayed = adjoint * h[at];
-            decay_sums[i] = dot(decayed, decay_rate);
-            grad_A = fma(float4(step.x), decayed, grad_A);
+          for (int i = 0; i < 4; ++i) {
+            const float2 pair = sums[(mine.row % kWindow) * kChannels + mine.column + i];
+            found.input[i] = pair.x;
+            found.decay[i] = pair.y;
+            found.output[i] = outputs[mine.row * kChannels + mine.column + i];
           }
-          const float input_sum = quad_sums(input_sums, lane);
-          const float decay_sum = quad_sums(decay_sums, lane);
-          const float output_sum = quad_sums(output_sums, lane);
-          // The channel's own lanes have read its g.
-          simdgroup_barrier(mem_flags::mem_threadgroup);
-          sums[q * kChannels + column] = float2(input_sum, decay_sum);
-          outputs[(window_row - half_row + q) * kChannels + column] = output_sum;
-          threadgroup_barrier(mem_flags::mem_threadgroup);
-
-          // Two SIMD-groups sum up dB and two dC, a pair of rows each,
-          const bool of_C = simdgroup >= 2u;
-          const int at = int(2u * (simdgroup & 1u) + lane / 16u);
-          const int t = window_row + at;
-          const int state = int(lane) % kPassStates;
-          if (t < tile && pass * kPassStates + state < p.dstate) {
-            const threadgroup float* parts =
-                shares + at * kSimdgroups * kShares + (of_C ? kPassStates : 0) + state;
-            const float total = (parts[0] + parts[kShares]) + (parts[2 * kShares] + parts[3 * kShares]);
-            device float* to = of_C ? dC : dB;
-            to[size_t(row + t) * projection_pitch +
-               size_t(block.group * p.dstate + pass * kPassStates + state)] = total;
+          // In a single pass the upper half is done before the lower one begins.
+          if (kManyPasses && !in_upper) {
+            lower.input += found.input;
+            lower.decay += found.decay;
+            lower.output += found.output;
+          } else if (kManyPasses) {
+            upper.input += found.input;
+            upper.decay += found.decay;
+            upper.output += found.output;
+          } else {
+            upper = found;
           }
-          // and the one that loaded these four rows takes their other sums.
-          if ((window_row - half_row) / kWindow == int(simdgroup)) {
-            RowSums found;
-            GHOST_UNROLL
-            for (int i = 0; i < 4; ++i) {
-              const float2 pair = sums[(mine.row % kWindow) * kChannels + mine.column + i];
-              found.input[i] = pair.x;
-              found.decay[i] = pair.y;
-              found.output[i] = outputs[mine.row * kChannels + mine.column + i];
-            }
-            // In a single pass the upper half is done before the lower one begins.
-            if (kManyPasses && !in_upper) {
-              lower.input += found.input;
-              lower.decay += found.decay;
-              lower.output += found.output;
-            } else if (kManyPasses) {
-              upper.input += found.input;
-              upper.decay += found.decay;
-              upper.output += found.output;
-            } else {
-              upper = found;
-            }
-          }
-          threadgroup_barrier(mem_flags::mem_threadgroup);
         }
+        threadgroup_barrier(mem_flags::mem_threadgroup);
 
-        if (eight % 2 == 0 && pass == passes - 1) {
+        if (window_row == half_row && pass == passes - 1) {
           const int t = mine.row + half_row;
           const int count = t < tile ? mine.count : 0;
           const RowSums found = kManyPasses && !in_upper ? lower : upper;

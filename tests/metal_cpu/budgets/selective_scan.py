@@ -24,6 +24,7 @@ LADDER_SIMDGROUPS = 8
 
 PER_BLOCK = "staged once per block of 32 channels, from cache"
 PER_PART = "read once per sequence or segment, from cache"
+PER_CHUNK = "read once per chunk of 32 rows, from cache"
 PER_PASS = "more than 16 states: read again in every pass over a tile of rows, from cache"
 PER_SIMDGROUP = "read by every SIMD-group, from cache"
 SUMMARIES = "read once per 16 states: they are spread over threadgroups where there is too little to do"
@@ -131,9 +132,9 @@ class Shape:
         size = self.total * row
         return Buffer(name, loaded=times * self.covered * row, size=size, why=why, **self.state_segments)
 
-    def channel(self, name: str, times: int) -> Buffer:
+    def channel(self, name: str, times: int, why: str = PER_PART) -> Buffer:
         size = self.dim * FLOAT
-        return Buffer(name, loaded=times * size, size=size, why=PER_PART, **self.row_segments)
+        return Buffer(name, loaded=times * size, size=size, why=why, **self.row_segments)
 
     def states(self, name: str, loaded: int = 0, stored: int = 0, of: int | None = None, **options) -> Buffer:
         """States of all channels, of ``of`` that there are."""
@@ -285,7 +286,7 @@ class Shape:
                 self.projection("C", self.group_blocks, PER_BLOCK),
                 self.channel("D", SIMDGROUPS * self.parts),
                 self.rows_in("z"),
-                self.channel("delta_bias", SIMDGROUPS * self.parts),
+                self.channel("delta_bias", SIMDGROUPS * visits, PER_CHUNK),
                 self.states("state", loaded=sum(n > 0 for n in self.lengths) * self.has_state),
                 self.cu_seqlens,
                 self.states("saved", loaded=self.saved, of=self.saved_slots),
