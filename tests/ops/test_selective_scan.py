@@ -40,6 +40,14 @@ def test_matches_reference(impl, dtype, batch, seqlen, dim, dstate):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("batch", "seqlen", "dim", "dstate", "ngroups"), [(1, 512, 40, 16, None), (2, 530, 33, 20, 3)])
+def test_long_sequences_of_few_channels(impl, dtype, batch, seqlen, dim, dstate, ngroups):
+    """Where channels are too few to fill a GPU, sequences are cut into segments and those composed."""
+    check(Operands(batch, seqlen, dim, dstate, ngroups=ngroups, dtype=dtype))
+    check(Operands(batch, seqlen, dim, dstate, ngroups=ngroups, dtype=dtype, without=OPTIONAL))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_every_instruction_set(isa, dtype):
     check(Operands(2, 69, 45, 16, dtype=dtype))
     check(Operands(1, 34, 54, 27, ngroups=3, softplus=False, dtype=dtype))
@@ -104,6 +112,16 @@ def test_strided_and_broadcast_inputs(impl):
     B = mx.array(r.standard_normal((3, 2, 20)), dtype=mx.float32).transpose(1, 2, 0)
     y_ref, *_ = selective_scan_ref(*(np.array(v) for v in (u, delta, A, B, B)))
     assert_close(gn.selective_scan(u, delta, A, B, B), y_ref)
+
+
+def test_operands_at_any_offset(impl):
+    """Slices of a larger array begin where no vector load may."""
+    x = Operands(2, 40, 32, 8)
+    for name, value in x.arrays.items():
+        x.arrays[name] = mx.concatenate([mx.zeros(1), value.reshape(-1)])[1:].reshape(value.shape)
+    check(x)
+    states = gn.selective_scan_states(**x.arrays, **x.native)
+    assert_close(states, selective_scan_ref(**x.refs, **x.options)[2])
 
 
 def test_half_precision_parameters(impl):
