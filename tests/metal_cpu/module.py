@@ -23,7 +23,7 @@ import mlx.core as mx
 
 import ghost_native
 from ghost_native import _ext
-from tests.metal_cpu.compiler import compile_metal
+from tests.metal_cpu.compiler import compile_all
 from tests.metal_cpu.report import Report
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -83,8 +83,8 @@ def use(flavour: str) -> ModuleType:
     global _loaded
     built = module()
     if _loaded != flavour:
-        for path in LIBRARIES:
-            built.emulator.use_library(path.stem, str(compile_metal(path, flavour, include=[ROOT / "metal"])))
+        for path, compiled in zip(LIBRARIES, compile_all(LIBRARIES, flavour, [ROOT / "metal"]), strict=True):
+            built.emulator.use_library(path.stem, str(compiled))
         _loaded = flavour
     return built
 
@@ -106,7 +106,7 @@ def load(flavour: str = "fast") -> Iterator[ModuleType]:
 
 @contextmanager
 def on_metal() -> Iterator[None]:
-    """Inside the block ghost_native's operators run their Metal kernels: on the GPU where there is one, else emulated."""
+    """Inside the block operators run their Metal kernels: on the GPU where there is one, else emulated."""
     if ghost_native.metal_available():
         before = mx.default_device()
         mx.set_default_device(mx.gpu)

@@ -3,7 +3,6 @@
 set(GHOST_EMULATED_SOURCES ${GHOST_SOURCES})
 list(FILTER GHOST_EMULATED_SOURCES EXCLUDE REGEX "_cpu\\.cpp$")
 ghost_module(_ext_metal_cpu ${CMAKE_CURRENT_LIST_DIR}/bindings.cpp ${CMAKE_CURRENT_LIST_DIR}/launches.cpp
-             ${CMAKE_CURRENT_LIST_DIR}/stand_ins.cpp
              ${GHOST_EMULATED_SOURCES} ${GHOST_METAL_SOURCES} ${GHOST_METAL_EMBEDDED})
 target_compile_definitions(_ext_metal_cpu PRIVATE GHOST_METAL GHOST_METAL_EMULATED)
 target_compile_options(_ext_metal_cpu PRIVATE -O1)
