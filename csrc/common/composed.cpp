@@ -25,7 +25,7 @@ mx::array inside_of(const mx::array& cu, const mx::array& sequence, int total, m
 }  // namespace
 
 SequenceIndex::SequenceIndex(const mx::array& cu_seqlens, int total, mx::Stream s)
-    : SequenceIndex(Clamped{clamped(cu_seqlens, total, s)}, total, s) {}
+    : SequenceIndex(Clamped{clamped(mx::stop_gradient(cu_seqlens, s), total, s)}, total, s) {}
 
 SequenceIndex::SequenceIndex(const Clamped& boundaries, int total, mx::Stream s)
     : starts(head(boundaries.cu, s)),

@@ -70,9 +70,10 @@ std::tuple<mx::array, mx::array, mx::array> routing_plan(const mx::array& mask, 
   require(!capacity || *capacity >= 0, kOp, "capacity is negative, given ", capacity.value_or(0),
           ", allowed: 0 or more, or None.");
 
-  Arrays inputs{dense(mask, s)};
+  // A plan does not vary with anything differentiable, and MLX differentiates no gather in its indices.
+  Arrays inputs{mx::stop_gradient(dense(mask, s), s)};
   std::optional<mx::array> bounds;
-  if (ragged) inputs.push_back(bounds.emplace(dense(*cu_seqlens, s)));
+  if (ragged) inputs.push_back(bounds.emplace(mx::stop_gradient(dense(*cu_seqlens, s), s)));
   if (!capacity) {
     evaluate(inputs[0], bounds);
     // The mask is in memory that the host reads too, on Apple silicon as well, so the host makes the plan.
