@@ -425,3 +425,18 @@ X, PLAN = mx.zeros((2, 5, 4)), plan_of([1, 3], 10)
 def test_malformed_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("capacity", [None, 8])
+def test_gradients_pass_a_plan_made_from_what_is_differentiated(impl, capacity):
+    """The mask, and so every index and boundary, depends on x; none of them has a gradient."""
+    x, w = mx.random.normal((2, 9, 5)), mx.random.normal((5, 3))
+
+    def loss(x: mx.array, w: mx.array) -> mx.array:
+        plan = gn.routing_plan(x.sum(axis=-1) > 0, capacity=capacity)
+        rows = gn.skip_gather(x, plan)
+        mixed = gn.causal_conv1d(rows, w, cu_seqlens=plan.cu_seqlens)
+        return gn.skip_scatter(x, mixed, plan).square().sum()
+
+    dx, dw = mx.grad(loss, argnums=(0, 1))(x, w)
+    assert bool(mx.isfinite(dx).all()) and float(mx.abs(dw).max()) > 0
