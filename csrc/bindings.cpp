@@ -4,18 +4,7 @@
 #include "common/metal.h"
 #include "common/parallel.h"
 #include "common/primitive.h"
-
-namespace ghost {
-void bind_causal_conv1d(nb::module_& m);
-void bind_codebook_matmul(nb::module_& m);
-void bind_cross_entropy(nb::module_& m);
-void bind_dense_matmul(nb::module_& m);
-void bind_embedding(nb::module_& m);
-void bind_gelu(nb::module_& m);
-void bind_rms_norm(nb::module_& m);
-void bind_selective_scan(nb::module_& m);
-void bind_skip_gather(nb::module_& m);
-}  // namespace ghost
+#include "operators.h"
 
 NB_MODULE(_ext, m) {
   m.doc() = "Native operators of ghost_native. Use the documented functions of ghost_native.ops.";
@@ -35,13 +24,5 @@ NB_MODULE(_ext, m) {
   m.def("force_composed", &ghost::force_composed);
   m.def("set_force_composed", &ghost::set_force_composed, "on"_a);
 
-  ghost::bind_causal_conv1d(m);
-  ghost::bind_codebook_matmul(m);
-  ghost::bind_cross_entropy(m);
-  ghost::bind_dense_matmul(m);
-  ghost::bind_embedding(m);
-  ghost::bind_gelu(m);
-  ghost::bind_rms_norm(m);
-  ghost::bind_selective_scan(m);
-  ghost::bind_skip_gather(m);
+  ghost::bind_operators(m);
 }

@@ -4,30 +4,11 @@
 
 #include "common/metal_kernel.h"
 #include "launches.h"
-
-namespace ghost {
-void bind_causal_conv1d(nb::module_& m);
-void bind_codebook_matmul(nb::module_& m);
-void bind_cross_entropy(nb::module_& m);
-void bind_dense_matmul(nb::module_& m);
-void bind_embedding(nb::module_& m);
-void bind_gelu(nb::module_& m);
-void bind_rms_norm(nb::module_& m);
-void bind_selective_scan(nb::module_& m);
-void bind_skip_gather(nb::module_& m);
-}  // namespace ghost
+#include "operators.h"
 
 NB_MODULE(_ext_metal_cpu, m) {
   m.doc() = "The operators of ghost_native as on a Metal device, emulated on the CPU stream.";
-  ghost::bind_causal_conv1d(m);
-  ghost::bind_codebook_matmul(m);
-  ghost::bind_cross_entropy(m);
-  ghost::bind_dense_matmul(m);
-  ghost::bind_embedding(m);
-  ghost::bind_gelu(m);
-  ghost::bind_rms_norm(m);
-  ghost::bind_selective_scan(m);
-  ghost::bind_skip_gather(m);
+  ghost::bind_operators(m);
   m.def("metal_available", &ghost::metal_available);
   m.def("force_composed", &ghost::force_composed);
   m.def("set_force_composed", &ghost::set_force_composed, "on"_a);
