@@ -2,9 +2,10 @@
 
 // Where operators have Metal kernels, and what an operator's class declares for them. The macros keep one
 // class declaration for three builds:
-//   GHOST_METAL            Apple: eval_gpu is defined in <op>_metal.cpp
-//   GHOST_METAL_EMULATED   tests without a GPU: eval_gpu too, and the CPU stream runs it (no CPU kernels
-//   inside) neither                GPU streams get the composed form, so there is no eval_gpu
+// - GHOST_METAL, on Apple's systems: eval_gpu is defined in <op>_metal.cpp.
+// - GHOST_METAL_EMULATED, tests without a GPU: eval_gpu too, which the CPU stream runs. There are no CPU
+//   kernels in this build.
+// - Neither: GPU streams get the composed form, so there is no eval_gpu.
 #if defined(GHOST_METAL_EMULATED)
 #  define GHOST_EVAL_CPU
 #  define GHOST_EVAL void eval_gpu(const Arrays& inputs, Arrays& outputs) override;
