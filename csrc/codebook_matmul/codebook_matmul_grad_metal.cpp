@@ -81,8 +81,8 @@ void weight_gradients(const mx::Stream& s, const mx::array& left, const mx::arra
   MetalKernel tile(s, kGradLibrary, "codebook_matmul_grad_tile_" + metal_dtype(left.dtype()));
   tile.input(left).input(right);
   dcodebook ? tile.input(codes) : tile.absent();
-  dweight ? tile.output(parts ? *parts : *dweight) : tile.absent();
-  dcodebook ? tile.output(partial) : tile.absent();
+  dweight ? tile.output(parts ? *parts : *dweight) : tile.absent_output();
+  dcodebook ? tile.output(partial) : tile.absent_output();
   tile.params(params).run({tiles.x, tiles.y, splits}, {kGradThreads});
   if (parts) {
     const int elements = w.N * w.K;

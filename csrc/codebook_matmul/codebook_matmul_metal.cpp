@@ -128,11 +128,11 @@ void run_sum_gemv(const Product& product, mx::array& y) {
   const Extent threads{kSimdWidth, 4};
   MetalKernel kernel = kernel_of(p, kGemvLibrary, "gemv_m" + std::to_string(rows));
   if (splits == 1) {
-    kernel.output(y).absent().params(p.params).run(grid, threads);
+    kernel.output(y).absent_output().params(p.params).run(grid, threads);
     return;
   }
   mx::array partial = temporary(p.stream, {splits, M, K}, mx::float32);
-  kernel.absent().output(partial).params(p.params).run(grid, threads);
+  kernel.absent_output().output(partial).params(p.params).run(grid, threads);
   MetalKernel(p.stream, kGemvLibrary, "codebook_matmul_n_sum_" + metal_dtype(y.dtype()))
       .input(partial)
       .output(y)

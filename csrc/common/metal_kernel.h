@@ -30,9 +30,11 @@ class MetalKernel {
 
   MetalKernel& input(const mx::array& x);
   MetalKernel& output(mx::array& x);
-  // An operand that this call has not got. The kernel must not read it; zeros are bound, so that every
-  // argument has a buffer.
+  // An input or an output that this call has not got. The kernel must not touch it; something is bound, so
+  // that every argument has a buffer, and for an output something that may be written to, as Metal's
+  // validation asks.
   MetalKernel& absent();
+  MetalKernel& absent_output();
   template <class P>
   MetalKernel& params(const P& p) {
     encoder_.set_bytes(p, next_++);
@@ -43,6 +45,7 @@ class MetalKernel {
   void run(Extent threadgroups, Extent threads);
 
  private:
+  mx::Stream stream_;
   mx::metal::CommandEncoder& encoder_;
   MTL::ComputePipelineState* pipeline_;
   std::string name_;

@@ -136,7 +136,7 @@ class Scan {
 };
 
 void bind_output(MetalKernel& kernel, mx::array* out) {
-  out != nullptr ? kernel.output(*out) : kernel.absent();
+  out != nullptr ? kernel.output(*out) : kernel.absent_output();
 }
 
 mx::array* pointer(std::optional<mx::array>& x) { return x ? &*x : nullptr; }

@@ -99,7 +99,7 @@ void SkipScatter::eval_gpu(const Arrays& inputs, Arrays& outputs) {
   kernel.input(x).input(inputs[1]).input(indices).input(inverse);
   options_.gated ? kernel.input(inputs[3]) : kernel.absent();
   kernel.output(outputs[0]);
-  options_.saves ? kernel.output(outputs[1]) : kernel.absent();
+  options_.saves ? kernel.output(outputs[1]) : kernel.absent_output();
   kernel.params(p).run(groups_for(p.copy_groups + p.n), kThreads);
 }
 
@@ -118,7 +118,7 @@ void SkipScatterGrad::eval_gpu(const Arrays& inputs, Arrays& outputs) {
   kernel.input(dout).input(indices).input(inverse);
   gated_ ? kernel.input(inputs[2]).input(inputs[3]) : kernel.absent().absent();
   kernel.output(outputs[0]).output(outputs[1]);
-  gated_ ? kernel.output(outputs[2]) : kernel.absent();
+  gated_ ? kernel.output(outputs[2]) : kernel.absent_output();
   kernel.params(p).run(groups_for(p.copy_groups + p.n), kThreads);
 }
 

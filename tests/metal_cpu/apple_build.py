@@ -24,6 +24,8 @@ STUBS = Path(__file__).resolve().parent / "apple"
 TARGET = "aarch64-macos.14.0"
 PLATFORM = "macosx_14_0_arm64"
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
+# Namespaces whose symbols MLX's library has to have: its own, and those of metal-cpp.
+THEIRS = ("3mlx4core", "N3MTL", "N2NS")
 
 
 class NotAvailable(Exception):
@@ -91,4 +93,4 @@ def missing_symbols(objects: Iterable[Path], mlx: Path) -> list[str]:
         assert parsed is not None
         for symbol in parsed.at(0).symbols:
             (defined if symbol.raw_type & type_mask else needed).add(str(symbol.name))
-    return sorted(name for name in needed - defined - exported if "3mlx4core" in name)
+    return sorted(name for name in needed - defined - exported if any(part in name for part in THEIRS))

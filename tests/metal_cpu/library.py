@@ -14,7 +14,7 @@ from tests.metal_cpu.report import ERRORS, RawReport, Report
 
 
 class _Buffer(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("bytes", ctypes.c_uint64)]
+    _fields_ = [("data", ctypes.c_void_p), ("bytes", ctypes.c_uint64), ("read_only", ctypes.c_int32)]
 
 
 class _Constant(ctypes.Structure):
@@ -111,7 +111,7 @@ class Library:
         count = max(arrays, default=-1) + 1
         table = (_Buffer * max(count, 1))()
         for i, array in arrays.items():
-            table[i] = _Buffer(array.ctypes.data, array.nbytes)
+            table[i] = _Buffer(array.ctypes.data, array.nbytes, not array.flags.writeable)
         values = {i: np.asarray(v, np.int32 if type(v) is int else None) for i, v in (constants or {}).items()}
         listed = (_Constant * max(len(values), 1))()
         for slot, (i, value) in zip(listed, values.items(), strict=False):

@@ -7,6 +7,7 @@ the emulated operators in the place of the native ones.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -60,7 +61,9 @@ def _tool(name: str) -> str:
 @functools.cache
 def module() -> ModuleType:
     """The compiled module, built when its sources have changed."""
-    folder = BUILD / f"module-{sys.implementation.cache_tag}"
+    # One build for each environment: CMake remembers where MLX and nanobind are.
+    environment = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
+    folder = BUILD / f"module-{sys.implementation.cache_tag}-{environment}"
     version = ghost_native.__version__
     _run(
         *(_tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}"),
@@ -107,8 +110,11 @@ def load(flavour: str = "fast") -> Iterator[ModuleType]:
 
 @contextmanager
 def on_metal() -> Iterator[None]:
-    """Inside the block operators run their Metal kernels: on the GPU where there is one, else emulated."""
-    if ghost_native.metal_available():
+    """Inside the block operators run their Metal kernels: on the GPU where there is one, else emulated.
+
+    On a Mac with GHOST_NATIVE_METAL=0 they run there as MLX's own operations.
+    """
+    if mx.metal.is_available():
         before = mx.default_device()
         mx.set_default_device(mx.gpu)
         try:

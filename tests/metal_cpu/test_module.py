@@ -16,6 +16,7 @@ import pytest
 import ghost_native as gn
 from tests.metal_cpu import module
 from tests.metal_cpu.compiler import compile_metal
+from tests.metal_cpu.library import Library
 from tests.tolerances import assert_close
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -46,8 +47,6 @@ def test_the_embedded_source_compiles_to_the_same_kernels(path, tmp_path):
     """What a Mac compiles at first use is the one text, without any file beside it."""
     alone = tmp_path / path.name
     alone.write_text(module.module().emulator.source(path.stem))
-    from tests.metal_cpu.library import Library
-
     built = [Library(compile_metal(p, "fast", include=i)) for p, i in ((alone, []), (path, [ROOT / "metal"]))]
     assert sorted(built[0].kernels()) == sorted(built[1].kernels()) != []
 
@@ -98,6 +97,44 @@ def test_a_kernel_that_cannot_be_used_is_named_with_the_way_around(monkeypatch):
             built.emulator.use_library("causal_conv1d", shared_objects[1])
     monkeypatch.delenv("GHOST_NATIVE_METAL")
     assert_close(composed, gn.causal_conv1d(x, w))
+
+
+AHEAD_OF_TIME = """
+import importlib.util
+import sys
+
+import mlx.core as mx
+
+mx.set_default_device(mx.cpu)
+from tests.metal_cpu import module
+
+spec = importlib.util.spec_from_file_location("_ext_metal_cpu", sys.argv[1])
+built = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(built)
+for path, compiled in zip(module.LIBRARIES, module.compile_all(module.LIBRARIES, "fast", [module.ROOT / "metal"])):
+    built.emulator.use_library(path.stem, str(compiled))
+built.emulator.record(True)
+mx.eval(built.causal_conv1d(mx.ones((1, 40, 8)), mx.ones((8, 4))))
+built.emulator.record(False)
+[(library, kernel, *_)] = built.emulator.take_launches()
+print(library, kernel)
+"""
+
+
+def test_a_library_compiled_ahead_of_time_is_used(tmp_path):
+    """One file beside the module with all kernels, named with the version."""
+    built = shutil.copy(module.module().__file__, tmp_path)
+    name = f"ghost_native_{gn.__version__}"
+    (tmp_path / f"{name}.metallib").touch()
+    command = [sys.executable, "-c", AHEAD_OF_TIME, built]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == [name, "causal_conv1d_fwd_float32"], done.stderr
+
+
+def test_kernel_names_are_unique_in_one_library():
+    built = [Library(compile_metal(p, "fast", include=[ROOT / "metal"])) for p in module.LIBRARIES]
+    names = [name for library in built for name in library.kernels()]
+    assert len(names) == len(set(names)) > 80
 
 
 def test_the_switch_takes_no_other_value(monkeypatch):
@@ -159,6 +196,7 @@ mx.set_default_device(mx.cpu)
 import ghost_native as gn
 from tests.metal_cpu import module
 from tests.metal_cpu.compiler import compile_metal
+from tests.metal_cpu.library import Library
 
 metal = Path(sys.argv[1])
 path = metal / "causal_conv1d" / "forward.h"

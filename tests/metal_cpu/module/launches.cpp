@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -67,14 +68,17 @@ std::vector<Launch> take_launches() {
   return std::exchange(launched, {});
 }
 
-// The library that has a kernel, by the name the host gave: "ghost_native_<version>_<stem>".
-static SharedObject object_of(const std::string& library) {
+// The library that has a kernel, by the name the host gave: "ghost_native_<version>_<stem>", or without the
+// stem the one of all kernels that is compiled ahead of time.
+static SharedObject object_of(const std::string& library, const std::string& kernel) {
   const std::lock_guard lock(mutex);
+  const bool combined = library.ends_with(GHOST_VERSION);
   for (const auto& [name, object] : objects()) {
     const std::string ending = "_" + name;
-    if (library.ends_with(GHOST_VERSION + ending)) return object.second;
+    const bool named = library.ends_with(GHOST_VERSION + ending);
+    if ((combined || named) && object.second.has_kernel(kernel.c_str())) return object.second;
   }
-  throw std::runtime_error("library " + library + " was not compiled.");
+  throw std::runtime_error("library " + library + " has no kernel " + kernel + ".");
 }
 
 // The operands of a launch in memory aligned as a GPU's buffers are, and back when it has run. Operands that
@@ -83,15 +87,20 @@ class Operands {
  public:
   explicit Operands(const std::vector<Binding>& bindings) : bindings_(bindings) {
     for (const auto& binding : bindings) {
-      buffers_.push_back({nullptr, 0});
+      buffers_.push_back({nullptr, 0, binding.copy != nullptr});
       if (!binding.data) continue;
       auto& copy = copies_[binding.data];
-      const size_t bytes = (binding.phase + binding.bytes + kAlignment) / kAlignment * kAlignment;
       if (!copy) {
-        copy.reset(static_cast<char*>(std::aligned_alloc(kAlignment, bytes)), [](char* p) { std::free(p); });
-        std::memcpy(copy.get() + binding.phase, binding.data, binding.bytes);
+        size_t bytes = 0;
+        for (const auto& other : bindings) {
+          if (other.data == binding.data) bytes = std::max(bytes, other.bytes);
+        }
+        const size_t padded = (binding.phase + bytes + kAlignment) / kAlignment * kAlignment;
+        copy.reset(static_cast<char*>(std::aligned_alloc(kAlignment, padded)), [](char* p) { std::free(p); });
+        std::memcpy(copy.get() + binding.phase, binding.data, bytes);
       }
-      buffers_.back() = {copy.get() + binding.phase, binding.bytes};
+      buffers_.back().data = copy.get() + binding.phase;
+      buffers_.back().bytes = binding.bytes;
     }
   }
 
@@ -122,7 +131,7 @@ class Operands {
 
 static void launch(const MTL::ComputePipelineState& pipeline, const std::vector<Binding>& bindings,
                    const std::array<uint32_t, 3>& groups, const std::array<uint32_t, 3>& threads) {
-  const SharedObject object = object_of(pipeline.library->name);
+  const SharedObject object = object_of(pipeline.library->name, pipeline.kernel);
   const Operands operands(bindings);
   std::vector<MslConstant> constants;
   for (const auto& constant : pipeline.constants) {
@@ -201,8 +210,13 @@ void CommandEncoder::dispatch_threadgroups(MTL::Size groups, MTL::Size threads) 
       });
 }
 
-MTL::Library* Device::get_library(const std::string& name, const std::string&) {
-  throw std::runtime_error("library " + name + " was looked for ahead of time.");
+MTL::Library* Device::get_library(const std::string& name, const std::string& folder) {
+  if (!std::filesystem::exists(std::filesystem::path(folder) / (name + ".metallib"))) {
+    throw std::runtime_error("there is no library " + name + " in " + folder + ".");
+  }
+  auto& library = libraries_[name];
+  if (!library) library = std::make_unique<MTL::Library>(MTL::Library{name});
+  return library.get();
 }
 
 MTL::Library* Device::get_library(const std::string& name, const std::function<std::string()>& source) {
@@ -216,9 +230,7 @@ MTL::Library* Device::get_library(const std::string& name, const std::function<s
 
 MTL::ComputePipelineState* Device::get_kernel(const std::string& name, MTL::Library* library,
                                               const std::string& hash, const MTLFCList& constants) {
-  if (!ghost::emulated::object_of(library->name).has_kernel(name.c_str())) {
-    throw std::runtime_error("library " + library->name + " has no kernel " + name + ".");
-  }
+  ghost::emulated::object_of(library->name, name);
   auto& pipeline = pipelines_[library->name + "/" + (hash.empty() ? name : hash)];
   if (!pipeline) {
     pipeline = std::make_unique<MTL::ComputePipelineState>(MTL::ComputePipelineState{library, name, {}});

@@ -21,6 +21,8 @@ extern "C" {
 typedef struct {
   void* data; /* null: not bound */
   uint64_t bytes;
+  int32_t
+      read_only; /* bytes given with the launch (setBytes), which no kernel may have as a writable argument */
 } MslBuffer;
 
 typedef struct {
@@ -44,10 +46,11 @@ typedef struct {
 enum {
   MSL_OK = 0,
   MSL_NO_SUCH_KERNEL = 1,
-  MSL_BAD_SIZE = 2,      /* no threads, or more than 1024 in a threadgroup, or too many buffers */
-  MSL_DIVERGED = 3,      /* threads met at different barriers or SIMD-group functions, or wait for ever */
-  MSL_CRASHED = 4,       /* a wild pointer, a misaligned vector access or a stack overflow */
-  MSL_NOT_BOUND = 5,     /* a kernel argument without its buffer, or with a smaller one than its type */
+  MSL_BAD_SIZE = 2,  /* no threads, or more than 1024 in a threadgroup, or too many buffers */
+  MSL_DIVERGED = 3,  /* threads met at different barriers or SIMD-group functions, or wait for ever */
+  MSL_CRASHED = 4,   /* a wild pointer, a misaligned vector access or a stack overflow */
+  MSL_NOT_BOUND = 5, /* a kernel argument without its buffer, with a smaller one than its type, or writable
+                        with a read-only one */
   MSL_LIMIT_EXCEEDED = 6 /* threadgroup memory over the machine's 32 KiB */
 };
 

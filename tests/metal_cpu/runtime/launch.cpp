@@ -93,9 +93,12 @@ bool check_bindings(const Kernel& kernel, const MslLaunch& launch) {
   for (int i = 0; i < kernel.num_buffers; ++i) {
     const BufferArgument& argument = kernel.buffers[i];
     const bool bound = argument.index < launch.num_buffers && launch.buffers[argument.index].data;
-    if (bound && launch.buffers[argument.index].bytes >= argument.bytes) continue;
+    const bool written = bound && argument.writable && launch.buffers[argument.index].read_only;
+    if (bound && !written && launch.buffers[argument.index].bytes >= argument.bytes) continue;
     std::string what = "buffer " + std::to_string(argument.index);
-    if (bound) {
+    if (written) {
+      what += " is read-only bytes, its argument writable";
+    } else if (bound) {
       what += " has " + std::to_string(launch.buffers[argument.index].bytes) + " bytes, its type " +
               std::to_string(argument.bytes);
     } else {

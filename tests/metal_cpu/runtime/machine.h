@@ -145,7 +145,8 @@ enum class Source : uint8_t {
 
 struct BufferArgument {
   int index;
-  size_t bytes;  // of a reference's type; 0 for pointers
+  size_t bytes;   // of a reference's type; 0 for pointers
+  bool writable;  // what it points to is not const
 };
 
 // A kernel of a library, in the list of all. `run` is called once per GPU thread.

@@ -89,6 +89,11 @@ constexpr size_t bytes_needed() {
   }
 }
 
+template <class T>
+constexpr bool is_writable() {
+  return !std::is_const_v<std::remove_pointer_t<std::remove_reference_t<T>>>;
+}
+
 template <auto kernel, class... Sources>
 struct Entry;
 
@@ -103,7 +108,8 @@ struct Entry<kernel, Sources...> {
     Buffers all{};
     int n = 0;
     ((Sources::source == Source::buffer
-          ? void(all.list[n++] = BufferArgument{Sources::index, bytes_needed<Parameters>()})
+          ? void(all.list[n++] =
+                     BufferArgument{Sources::index, bytes_needed<Parameters>(), is_writable<Parameters>()})
           : void()),
      ...);
     return all;
