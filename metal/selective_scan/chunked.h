@@ -75,8 +75,7 @@ template <typename T>
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
-  store4(states + at.part(p) * size_t(p.dim) * size_t(p.dstate) + own.offset, h, own.count,
-         p.vector_states);
+  store4(states + at.part(p) * size_t(p.dim) * size_t(p.dstate) + own.offset, h, own.count, p.vector_states);
   if (live && q == 0 && at.pass == 0) durations[at.part(p) * size_t(p.dim) + size_t(channel)] = duration;
 }
 
