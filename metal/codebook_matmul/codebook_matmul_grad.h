@@ -88,8 +88,12 @@ template <typename T>
   // As many rows as two vectors a thread and operand cover.
   constexpr int kRows = 64 / sizeof(T);
   constexpr int kPitch = kGradTile + 16 / sizeof(T);
-  threadgroup T left_tile[kRows * kPitch];
-  threadgroup T right_tile[kRows * kPitch];
+  // As vectors: only those begin at a multiple of 16 bytes.
+  constexpr int kChunks = kRows * kPitch * sizeof(T) / 16;
+  threadgroup uint4 left_chunks[kChunks];
+  threadgroup uint4 right_chunks[kChunks];
+  threadgroup T* left_tile = (threadgroup T*)left_chunks;
+  threadgroup T* right_tile = (threadgroup T*)right_chunks;
   threadgroup uint code_tile[kGradTile * kGradWords];
   threadgroup float tile_sums[16];
 

@@ -13,7 +13,8 @@ constant constexpr const int kTileThreads = 128;  // four SIMD-groups, 32 x 32 o
 constant constexpr const int kFragments = 4;      // 8 x 8 blocks along either side of those
 constant constexpr const int kLongSum = 1024;     // products after which a float32 sum starts anew
 
-// What the tiles of a threadgroup look like for elements of type T.
+// What the tiles of a threadgroup look like for elements of type T. They are declared as vectors: only those
+// begin at a multiple of 16 bytes.
 template <typename T>
 struct Tile {
   static constant constexpr const int depth = 64 / sizeof(T);  // summed a step: 64 bytes of a row of x
@@ -77,13 +78,52 @@ struct LongSum<float> {
     }
   }
   // Takes over what is in a fragment.
-  METAL_FUNC void add(thread simdgroup_matrix<float, 8, 8>& fragment, int i, int j) thread {
-    sum[i][j] += float2(fragment.thread_elements()[0], fragment.thread_elements()[1]);
-    fragment = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+  METAL_FUNC void add(thread simdgroup_matrix<float, 8, 8>& recent, int i, int j) thread {
+    sum[i][j] += float2(recent.thread_elements()[0], recent.thread_elements()[1]);
+    recent = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   }
-  METAL_FUNC void finish(thread simdgroup_matrix<float, 8, 8>& fragment, int i, int j) const thread {
-    fragment.thread_elements()[0] += sum[i][j].x;
-    fragment.thread_elements()[1] += sum[i][j].y;
+  METAL_FUNC void finish(thread simdgroup_matrix<float, 8, 8>& recent, int i, int j) const thread {
+    recent.thread_elements()[0] += sum[i][j].x;
+    recent.thread_elements()[1] += sum[i][j].y;
+  }
+};
+
+// Stores eight rows of four fragments side by side, of which a lane has row `at.row`, to y_row + column with
+// 16 bytes a lane. Half precision: the four lanes of a row trade the words of their four fragments, and each
+// stores one fragment.
+template <typename T>
+struct FragmentRows {
+  static METAL_FUNC void store(thread simdgroup_matrix<float, 8, 8>* sum, FragmentLane at, device T* y_row,
+                               bool inside, int columns, int n, uint lane) {
+    uint4 q;
+    GHOST_UNROLL
+    for (int j = 0; j < kFragments; ++j) {
+      q[j] = pack_word<T>(sum[j].thread_elements()[0], sum[j].thread_elements()[1]);
+    }
+    q = transpose_lanes<8, 1>(q, lane);
+    const int column = n + 8 * at.pair;
+    if (inside && column < columns) *(device uint4*)(y_row + column) = q;
+  }
+};
+// float: two fragments at a time. The lanes that differ in bit 1 keep a fragment each.
+template <>
+struct FragmentRows<float> {
+  static METAL_FUNC void store(thread simdgroup_matrix<float, 8, 8>* sum, FragmentLane at,
+                               device float* y_row, bool inside, int columns, int n, uint lane) {
+    const bool odd = (lane & 1u) != 0u;
+    GHOST_UNROLL
+    for (int j = 0; j < kFragments; j += 2) {
+      const float2 first = float2(sum[j].thread_elements()[0], sum[j].thread_elements()[1]);
+      const float2 second = float2(sum[j + 1].thread_elements()[0], sum[j + 1].thread_elements()[1]);
+      const float2 kept = odd ? second : first;
+      const float2 given = odd ? first : second;
+      const float2 got = float2(simd_shuffle_xor(given.x, 1), simd_shuffle_xor(given.y, 1));
+      const int column = n + 8 * (j + int(odd)) + 4 * (at.pair / 2);
+      if (inside && column < columns) {
+        *(device float4*)(y_row + column) =
+            odd ? float4(got.x, got.y, kept.x, kept.y) : float4(kept.x, kept.y, got.x, got.y);
+      }
+    }
   }
 };
 
@@ -160,7 +200,7 @@ struct TileOfY {
       GHOST_UNROLL
       for (int j = 0; j < kFragments; ++j) before.finish(sum[i][j], i, j);
       if (vectors) {
-        store_row_vectors(y + size_t(row) * columns, row < rows, columns, n + n0, i, lane);
+        FragmentRows<T>::store(sum[i], at, y + size_t(row) * columns, row < rows, columns, n + n0, lane);
       } else if (row < rows) {
         GHOST_UNROLL
         for (int j = 0; j < kFragments; ++j) {
@@ -173,45 +213,7 @@ struct TileOfY {
       }
     }
   }
-
-  METAL_FUNC void store_row_vectors(device T* y_row, bool inside, int columns, int n, int i,
-                                    uint lane) const thread;
 };
-
-// Half precision: the four lanes of a row trade the words of their four fragments, and each stores the 16
-// bytes of one fragment.
-template <typename T>
-METAL_FUNC void TileOfY<T>::store_row_vectors(device T* y_row, bool inside, int columns, int n, int i,
-                                              uint lane) const thread {
-  uint4 q;
-  GHOST_UNROLL
-  for (int j = 0; j < kFragments; ++j) {
-    q[j] = pack_word<T>(sum[i][j].thread_elements()[0], sum[i][j].thread_elements()[1]);
-  }
-  q = transpose_lanes<8, 1>(q, lane);
-  const int column = n + 8 * at.pair;
-  if (inside && column < columns) *(device uint4*)(y_row + column) = q;
-}
-
-// float: two fragments at a time, 16 bytes a lane. The lanes that differ in bit 1 keep a fragment each.
-template <>
-METAL_FUNC void TileOfY<float>::store_row_vectors(device float* y_row, bool inside, int columns, int n, int i,
-                                                  uint lane) const thread {
-  const bool odd = (lane & 1u) != 0u;
-  GHOST_UNROLL
-  for (int j = 0; j < kFragments; j += 2) {
-    const float2 first = float2(sum[i][j].thread_elements()[0], sum[i][j].thread_elements()[1]);
-    const float2 second = float2(sum[i][j + 1].thread_elements()[0], sum[i][j + 1].thread_elements()[1]);
-    const float2 kept = odd ? second : first;
-    const float2 given = odd ? first : second;
-    const float2 got = float2(simd_shuffle_xor(given.x, 1), simd_shuffle_xor(given.y, 1));
-    const int column = n + 8 * (j + int(odd)) + 4 * (at.pair / 2);
-    if (inside && column < columns) {
-      *(device float4*)(y_row + column) =
-          odd ? float4(got.x, got.y, kept.x, kept.y) : float4(kept.x, kept.y, got.x, got.y);
-    }
-  }
-}
 
 // y = x W^T, tiles of 64 x 64, the weights decoded once a tile to threadgroup memory.
 // The four threads of a row of W load 64 bytes of its codes together, 256 columns, and deal them out so that
@@ -229,8 +231,10 @@ template <typename T>
   constexpr int depth = Tile<T>::depth;
   constexpr int own = depth / 4;  // columns a thread decodes of a row and step
   constexpr int block = 256;
-  threadgroup T x_tile[kTile * Tile<T>::x_pitch];
-  threadgroup float w_tile[kTile * Tile<T>::w_pitch];
+  threadgroup uint4 x_chunks[kTile * Tile<T>::x_pitch / Chunk<T>::size];
+  threadgroup float4 w_chunks[kTile * Tile<T>::w_pitch / 4];
+  threadgroup T* x_tile = (threadgroup T*)x_chunks;
+  threadgroup float* w_tile = (threadgroup float*)w_chunks;
 
   const int n0 = int(group.x) * kTile;
   const int m0 = int(group.y) * kTile;
@@ -306,8 +310,10 @@ template <typename T>
   constexpr int depth = Tile<T>::depth;
   constexpr int own = depth / 2;        // codes a thread decodes a step, of one row: 16 or 8
   constexpr int sharers = kTile / own;  // threads of a row
-  threadgroup T x_tile[kTile * Tile<T>::x_pitch];
-  threadgroup float w_tile[depth * Tile<T>::wt_pitch];
+  threadgroup uint4 x_chunks[kTile * Tile<T>::x_pitch / Chunk<T>::size];
+  threadgroup float4 w_chunks[depth * Tile<T>::wt_pitch / 4];
+  threadgroup T* x_tile = (threadgroup T*)x_chunks;
+  threadgroup float* w_tile = (threadgroup float*)w_chunks;
 
   const int k0 = int(group.x) * kTile;
   const int m0 = int(group.y) * kTile;

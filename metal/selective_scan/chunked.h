@@ -49,10 +49,10 @@ template <typename T>
   const int q = tid % 4;
   const int channel = at.block.channel + column;
   const bool live = channel < at.block.end;
-  const StateQuad quad = state_quad(channel, live, at.pass, q, p);
+  const StateQuad own = state_quad(channel, live, at.pass, q, p);
   const RowQuad mine = row_quad(tid, at.block);
   const float4 bias = load4(delta_bias + mine.channel, p.has_bias ? mine.count : 0, p.vector_rows);
-  const float4 decay_rate = load4(A + quad.offset, quad.count, p.vector_states) * M_LOG2E_F;
+  const float4 decay_rate = load4(A + own.offset, own.count, p.vector_states) * M_LOG2E_F;
   float4 h = float4(0.0f);
   float duration = 0.0f;
   for (int row = at.first; row < at.stop; row += kTileRows) {
@@ -75,8 +75,7 @@ template <typename T>
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
-  store4(states + at.part(p) * size_t(p.dim) * size_t(p.dstate) + quad.offset, h, quad.count,
-         p.vector_states);
+  store4(states + at.part(p) * size_t(p.dim) * size_t(p.dstate) + own.offset, h, own.count, p.vector_states);
   if (live && q == 0 && at.pass == 0) durations[at.part(p) * size_t(p.dim) + size_t(channel)] = duration;
 }
 
@@ -97,10 +96,10 @@ template <typename T>
   const int q = tid % 4;
   const int channel = at.block.channel + column;
   const bool live = channel < at.block.end;
-  const StateQuad quad = state_quad(channel, live, at.pass, q, p);
+  const StateQuad own = state_quad(channel, live, at.pass, q, p);
   const RowQuad mine = row_quad(tid, at.block);
   const float4 bias = load4(delta_bias + mine.channel, p.has_bias ? mine.count : 0, p.vector_rows);
-  const float4 decay_rate = load4(A + quad.offset, quad.count, p.vector_states) * M_LOG2E_F;
+  const float4 decay_rate = load4(A + own.offset, own.count, p.vector_states) * M_LOG2E_F;
   float4 adjoint = float4(0.0f);
   float duration = 0.0f;
   const int tiles = (at.stop - at.first + kTileRows - 1) / kTileRows;
@@ -124,7 +123,7 @@ template <typename T>
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
-  store4(gradients + at.part(p) * size_t(p.dim) * size_t(p.dstate) + quad.offset, adjoint, quad.count,
+  store4(gradients + at.part(p) * size_t(p.dim) * size_t(p.dstate) + own.offset, adjoint, own.count,
          p.vector_states);
   if (live && q == 0 && at.pass == 0) durations[at.part(p) * size_t(p.dim) + size_t(channel)] = duration;
 }

@@ -40,21 +40,21 @@ template <typename T>
     const size_t projection = (size_t(row) * size_t(p.ngroups) + size_t(block.group)) * size_t(p.dstate);
     float sum = 0.0f;
     for (int pass = 0; pass < passes; ++pass) {
-      const StateQuad quad = state_quad(channel, live, pass, q, p);
+      const StateQuad own = state_quad(channel, live, pass, q, p);
       const int first = pass * kPassStates + 4 * q;
       if (row == rows.begin || passes > 1) {
-        decay_rate = load4(A + quad.offset, quad.count, p.vector_states) * M_LOG2E_F;
+        decay_rate = load4(A + own.offset, own.count, p.vector_states) * M_LOG2E_F;
       }
       if (row == rows.begin) {
         const device float* from = state + size_t(rows.sequence) * state_size;
-        h = load4(from + quad.offset, p.has_state ? quad.count : 0, p.vector_states);
+        h = load4(from + own.offset, p.has_state ? own.count : 0, p.vector_states);
       } else if (passes > 1) {
-        h = load4(states + size_t(row - 1) * state_size + quad.offset, quad.count, p.vector_states);
+        h = load4(states + size_t(row - 1) * state_size + own.offset, own.count, p.vector_states);
       }
       const float4 b = load4(B + projection + first, p.dstate - first, p.vector_states);
       const float4 c = load4(C + projection + first, p.dstate - first, p.vector_states);
       h = fma(exp2(size * decay_rate), h, (size * input) * b);
-      store4(states + size_t(row) * state_size + quad.offset, h, quad.count, p.vector_states);
+      store4(states + size_t(row) * state_size + own.offset, h, own.count, p.vector_states);
       sum += dot(c, h);
     }
     sum += simd_shuffle_xor(sum, ushort(1));

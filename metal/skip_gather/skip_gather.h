@@ -224,6 +224,8 @@ template <typename T>
   float dot = 0.0f;
   if (row < 0 || !p.gated) {
     copy_row(row >= 0, dout + at, dy + from, p, lane);
+    // Buffers are compiled as if they never overlapped, and dx may be dout.
+    simdgroup_barrier(mem_flags::mem_device);
     if (row >= 0) copy_row(false, dout + at, dx + at, p, lane);
   } else if (p.vector4) {
     dot = blend_row_grad<T, 4>(dout + at, difference + from, gate[entry], dx + at, dy + from, p.dim, lane);

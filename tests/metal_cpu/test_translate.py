@@ -65,6 +65,7 @@ def test_threadgroup_pointers_are_left_alone():
             'template [[host_name("x")]] decltype(g<uint>) g<uint>;',
             "two kernels are called x",
         ),
+        (KERNEL.format(body="float fragment = x[i];"), "fragment is a keyword of Metal"),
     ],
 )
 def test_what_is_not_known_is_an_error(source, words):

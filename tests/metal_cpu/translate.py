@@ -47,6 +47,8 @@ THREADGROUP_VARIABLE = re.compile(
     r"(?<![\w(,<*&])threadgroup\s+(?P<declaration>[^;{}=()\[\]]+(?:\[[^;\[\]]*\][^;{}=()\[\]]*)*);"
 )
 VECTOR_CAST = re.compile(r"(?<![\w:])(?:metal\s*::\s*)?vec\s*<")
+# Keywords of Metal that kernels have no use for. Clang takes them as names.
+KEYWORD = re.compile(r"\b(?:vertex|fragment|ray_data|object_data|threadgroup_imageblock)\b")
 BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">"}
 
 
@@ -223,6 +225,10 @@ def rewrite_vector_casts(text: str) -> str:
 
 def translate(text: str) -> Translation:
     """C++ of a preprocessed Metal source."""
+    keyword = KEYWORD.search(text)
+    if keyword:
+        line = text[text.rfind("\n", 0, keyword.start()) + 1 :].split("\n", 1)[0]
+        raise TranslationError(f"{keyword[0]} is a keyword of Metal, which no kernel needs: {line.strip()}")
     text, instances = take_instantiations(text)
     sources = find_kernels(text)
     instances = plain_kernels(text) + instances
