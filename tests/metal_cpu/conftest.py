@@ -1,4 +1,4 @@
-"""The emulator runs on Linux. On a Mac the tests that ask for `on_metal` run on the real device; the others are skipped."""
+"""The emulator runs on Linux. On a Mac the tests of kernels run on the device, those of the emulator are skipped."""
 
 from __future__ import annotations
 

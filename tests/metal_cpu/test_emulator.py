@@ -264,6 +264,21 @@ class TestPlantedBugs:
         report = lib.launch("copy_vectors", [x[1:], y, np.int32(0)], check=False)
         assert report.misaligned > 0
 
+    def test_vectors_in_a_tile_of_scalars(self):
+        """A GPU aligns threadgroup variables as declared and no better."""
+        x, y = aligned(np.arange(128, dtype=np.float32)), poisoned(128, np.float32)
+        assert library("planted", "traced").launch("through_tile", [x, y]).ok
+        np.testing.assert_array_equal(y.reshape(32, 4), x.reshape(32, 4)[::-1])
+        bad = library("planted", "traced", "BUG_UNALIGNED_TILE")
+        assert bad.launch("through_tile", [x, y], check=False).misaligned > 0
+
+    def test_bytes_of_the_launch_for_an_output(self, flavour):
+        """What setBytes gives cannot be written to: Metal's validation ends the program."""
+        x, y = aligned(np.ones(128, np.float32)), poisoned(128, np.float32)
+        y.flags.writeable = False
+        report = library("planted", flavour).launch("through_tile", [x, y], check=False)
+        assert not report.ok and "buffer 1 is read-only bytes, its argument writable" in report.messages
+
     def test_lanes_at_different_functions(self, flavour):
         report = library("planted", flavour).launch("lost_lane", [poisoned(32, np.float32)], check=False)
         assert report.error == 3

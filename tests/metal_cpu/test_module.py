@@ -99,6 +99,32 @@ def test_a_kernel_that_cannot_be_used_is_named_with_the_way_around(monkeypatch):
     assert_close(composed, gn.causal_conv1d(x, w))
 
 
+UNWRITTEN = """
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+
+mx.set_default_device(mx.cpu)
+import ghost_native as gn
+from tests.metal_cpu import module
+from tests.metal_cpu.compiler import compile_metal
+
+metal = Path(sys.argv[1])
+path = metal / "skip_gather" / "skip_gather.h"
+text = path.read_text()
+clears = "if (int(at.x) < p.rows) inverse"
+assert text.count(clears) == 1
+path.write_text(text.replace(clears, "if (int(at.x) < p.rows && at.x % 2u == 0u) inverse"))
+with module.load() as built:
+    wrong = compile_metal(metal / "skip_gather" / "skip_gather.metal", "fast", include=[metal])
+    built.emulator.use_library("skip_gather", str(wrong))
+    x = mx.ones((50, 8))
+    plan = gn.routing_plan(mx.arange(50) < 3)
+    print(bool(mx.array_equal(gn.skip_scatter(x, mx.zeros((3, 8)), plan)[3:], x[3:])))
+"""
+
+
 AHEAD_OF_TIME = """
 import importlib.util
 import sys
@@ -119,6 +145,14 @@ built.emulator.record(False)
 [(library, kernel, *_)] = built.emulator.take_launches()
 print(library, kernel)
 """
+
+
+def test_scratch_that_nobody_wrote_spoils_the_result(tmp_path):
+    """Integers too: the memory of a launch begins as a number that no kernel writes."""
+    shutil.copytree(ROOT / "metal", tmp_path / "metal")
+    command = [sys.executable, "-c", UNWRITTEN, str(tmp_path / "metal")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == ["False"], done.stderr
 
 
 def test_a_library_compiled_ahead_of_time_is_used(tmp_path):

@@ -38,7 +38,7 @@ void g<half>(device half*);"""
 def test_threadgroup_variables(declaration, names):
     text = translate(KERNEL.format(body=declaration)).text
     for name in names:
-        assert f"::msl::claim({name}_msl_variable, sizeof({name}_msl_type))" in text
+        assert f"::msl::claim({name}_msl_variable, sizeof({name}_msl_type), alignof({name}_msl_type))" in text
 
 
 def test_threadgroup_pointers_are_left_alone():

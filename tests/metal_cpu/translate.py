@@ -201,7 +201,7 @@ def rewrite_threadgroup_variables(text: str) -> str:
             f"typedef threadgroup {kind} {name}_msl_type{dims.strip()}; "
             f"static ::msl::ThreadgroupVariable {name}_msl_variable; "
             f"{name}_msl_type& {name} = *({name}_msl_type*)::msl::claim({name}_msl_variable, "
-            f"sizeof({name}_msl_type));"
+            f"sizeof({name}_msl_type), alignof({name}_msl_type));"
             for name, dims in names
         )
 

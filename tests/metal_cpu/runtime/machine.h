@@ -111,9 +111,9 @@ struct ThreadgroupVariable {
   char* data = nullptr;
 };
 extern uint64_t threadgroup_serial;
-void* claim_slow(ThreadgroupVariable& variable, size_t bytes);
-MSL_GLUE void* claim(ThreadgroupVariable& variable, size_t bytes) {
-  return variable.owner == threadgroup_serial ? variable.data : claim_slow(variable, bytes);
+void* claim_slow(ThreadgroupVariable& variable, size_t bytes, size_t alignment);
+MSL_GLUE void* claim(ThreadgroupVariable& variable, size_t bytes, size_t alignment) {
+  return variable.owner == threadgroup_serial ? variable.data : claim_slow(variable, bytes, alignment);
 }
 
 // A function constant of a library, in the list of all.

@@ -18,8 +18,8 @@ constexpr size_t kRedZone = 64;     // between variables, so that running over o
 ThreadgroupMemory threadgroup_memory;
 uint64_t threadgroup_serial = 0;
 
-void* claim_slow(ThreadgroupVariable& variable, size_t bytes) {
-  return threadgroup_memory.claim(variable, bytes);
+void* claim_slow(ThreadgroupVariable& variable, size_t bytes, size_t alignment) {
+  return threadgroup_memory.claim(variable, bytes, alignment);
 }
 
 void ThreadgroupMemory::begin_group() {
@@ -29,8 +29,9 @@ void ThreadgroupMemory::begin_group() {
   held_ = 0;
 }
 
-void* ThreadgroupMemory::claim(ThreadgroupVariable& variable, size_t bytes) {
-  const size_t begin = (end_ + kAlignment - 1) / kAlignment * kAlignment;
+void* ThreadgroupMemory::claim(ThreadgroupVariable& variable, size_t bytes, size_t alignment) {
+  // No better aligned than declared: a GPU's compiler promises no more, so wider accesses have to fail here.
+  const size_t begin = (end_ + kAlignment - 1) / kAlignment * kAlignment + alignment % kAlignment;
   const bool was_over = held_ > kThreadgroupLimit;
   held_ += (bytes + 15) / 16 * 16;
   report_->threadgroup_bytes = std::max<uint64_t>(report_->threadgroup_bytes, held_);

@@ -13,7 +13,7 @@ class ThreadgroupMemory {
  public:
   void begin(MslReport& report) { report_ = &report; }
   void begin_group();
-  void* claim(ThreadgroupVariable& variable, size_t bytes);
+  void* claim(ThreadgroupVariable& variable, size_t bytes, size_t alignment);
 
   // Offset of an address in the arena, or -1 when it is not in it.
   ptrdiff_t offset(const void* address) const {
