@@ -4,27 +4,21 @@
 #include "codebook_matmul/codebook_matmul.h"
 #include "codebook_matmul/codebook_matmul_metal.h"
 #include "codebook_matmul/params.h"
+#include "common/metal_alignment.h"
 #include "common/metal_kernel.h"
 
 namespace ghost {
 namespace {
 
+using Layout = CodebookMatmulLayout;
+
 constexpr const char* kGradLibrary = "codebook_matmul_grad";
 constexpr const char* kAssignLibrary = "codebook_matmul_assign";
-constexpr const char* kSumLibrary = "codebook_matmul_gemv";
 
-// As the kernels have them.
-constexpr int kGradThreads = 128;
-constexpr int kGradTile = 64;
-constexpr int kGradBlock = 32;
 constexpr int kGradStage = 32;  // a multiple of the rows that one stage of any dtype takes
-constexpr int kSumThreads = 128;
-constexpr int kSimdgroups = 8;  // of the kernels that go word by word
-constexpr int kSimdgroupWords = 32;
+constexpr int kSimdWidth = 32;
 
-// Threadgroups that keep a large GPU busy. With fewer tiles than that the summed rows are split, but not into
-// less than what makes the partial results small beside the operands.
-constexpr int kBusyGroups = 256;
+// Rows that are summed are not split into less than what makes the partial results small beside the operands.
 constexpr int kLeastSplitRows = 256;
 constexpr int kLeastSplitRowsOfWeight = 512;
 
@@ -41,13 +35,6 @@ Coding coding_of(const mx::array& codes, const mx::array& codebook) {
   return {codes.shape(0), 16 * codes.shape(1), shared ? 1 : codebook.shape(1), shared};
 }
 
-bool begins_aligned(const mx::array& x) { return x.offset() % 16 == 0; }
-
-// Whether every row of so many elements can be read 16 bytes at a time.
-int reads_vectors(const mx::array& x, int row) {
-  return begins_aligned(x) && static_cast<size_t>(row) * x.itemsize() % 16 == 0 ? 1 : 0;
-}
-
 // Lanes that go over neighbouring groups: together they write 64 bytes.
 int lanes_of_groups(int groups) { return groups > 2 ? 4 : groups; }
 
@@ -56,13 +43,13 @@ int lanes_of_groups(int groups) { return groups > 2 ? 4 : groups; }
 void weight_gradients(const mx::Stream& s, const mx::array& left, const mx::array& right,
                       const mx::array& codes, const Coding& w, mx::array* dweight, mx::array* dcodebook) {
   const int rows = row_count(left);
-  const Extent tiles{ceil_div(w.K, kGradTile), ceil_div(w.N, kGradTile)};
+  const Extent tiles{ceil_div(w.K, Layout::tile), ceil_div(w.N, Layout::tile)};
   const int count = std::max(tiles.x * tiles.y, 1);
   const int wanted =
-      std::min(kBusyGroups / count, rows / (dweight ? kLeastSplitRowsOfWeight : kLeastSplitRows));
+      std::min(kBusyThreadgroups / count, rows / (dweight ? kLeastSplitRowsOfWeight : kLeastSplitRows));
   const int split_rows = kGradStage * std::max(ceil_div(ceil_div(rows, std::max(wanted, 1)), kGradStage), 1);
   const int splits = std::max(ceil_div(rows, split_rows), 1);
-  const int blocks = ceil_div(w.K, kGradBlock);
+  const int blocks = ceil_div(w.K, Layout::grad_block);
 
   const int sums = !dcodebook ? 0 : w.shared ? tiles.x * tiles.y : blocks * w.N;
   mx::array partial = temporary(s, {std::max(splits * sums, 1), 4}, mx::float32);
@@ -83,15 +70,8 @@ void weight_gradients(const mx::Stream& s, const mx::array& left, const mx::arra
   dcodebook ? tile.input(codes) : tile.absent();
   dweight ? tile.output(parts ? *parts : *dweight) : tile.absent_output();
   dcodebook ? tile.output(partial) : tile.absent_output();
-  tile.params(params).run({tiles.x, tiles.y, splits}, {kGradThreads});
-  if (parts) {
-    const int elements = w.N * w.K;
-    MetalKernel(s, kSumLibrary, "codebook_matmul_n_sum_float32")
-        .input(*parts)
-        .output(*dweight)
-        .params(CodebookMatmulSumParams{elements, splits})
-        .run({ceil_div(elements, 4 * kSumThreads)}, {kSumThreads});
-  }
+  tile.params(params).run({tiles.x, tiles.y, splits}, {Layout::tile_threads});
+  if (parts) sum_splits_metal(s, *parts, *dweight);
   if (!dcodebook) return;
 
   if (w.shared) {
@@ -99,7 +79,7 @@ void weight_gradients(const mx::Stream& s, const mx::array& left, const mx::arra
         .input(partial)
         .output(*dcodebook)
         .params(CodebookGradAllParams{splits * sums})
-        .run({1}, {kGradThreads});
+        .run({1}, {Layout::tile_threads});
     return;
   }
   const int lanes = lanes_of_groups(w.groups);
@@ -107,7 +87,7 @@ void weight_gradients(const mx::Stream& s, const mx::array& left, const mx::arra
       .input(partial)
       .output(*dcodebook)
       .params(CodebookGradGroupsParams{w.N, blocks, w.groups, blocks / w.groups, splits, lanes})
-      .run({ceil_div(w.N, kGradThreads / lanes), ceil_div(w.groups, lanes)}, {kGradThreads});
+      .run({ceil_div(w.N, Layout::tile_threads / lanes), ceil_div(w.groups, lanes)}, {Layout::tile_threads});
 }
 
 CodebookWordsParams words_params(const mx::array& codes, const mx::array& codebook, const mx::array& weight) {
@@ -116,7 +96,7 @@ CodebookWordsParams words_params(const mx::array& codes, const mx::array& codebo
   return {words, group_words, begins_aligned(codebook) ? 1 : 0, begins_aligned(weight) ? 1 : 0};
 }
 
-Extent groups_of_words(int words) { return {ceil_div(words, kSimdgroups * kSimdgroupWords)}; }
+Extent groups_of_words(int words) { return {ceil_div(words, Layout::word_groups * kSimdWidth)}; }
 
 }  // namespace
 
@@ -146,7 +126,7 @@ void CodebookAssign::eval_gpu(const Arrays& inputs, Arrays& outputs) {
       .input(inputs[1])
       .output(outputs[0])
       .params(params)
-      .run(groups_of_words(params.words), {kSimdgroups * 32});
+      .run(groups_of_words(params.words), {Layout::word_groups * 32});
 }
 
 void CodebookDequantize::eval_gpu(const Arrays& inputs, Arrays& outputs) {
@@ -157,7 +137,7 @@ void CodebookDequantize::eval_gpu(const Arrays& inputs, Arrays& outputs) {
       .input(inputs[1])
       .output(outputs[0])
       .params(params)
-      .run(groups_of_words(params.words), {kSimdgroups * 32});
+      .run(groups_of_words(params.words), {Layout::word_groups * 32});
 }
 
 void BucketSum::eval_gpu(const Arrays& inputs, Arrays& outputs) {
@@ -171,7 +151,7 @@ void BucketSum::eval_gpu(const Arrays& inputs, Arrays& outputs) {
       .input(codes)
       .output(outputs[0])
       .params(params)
-      .run({ceil_div(params.N, kSimdgroups)}, {kSimdgroups * 32});
+      .run({ceil_div(params.N, Layout::word_groups)}, {Layout::word_groups * 32});
 }
 
 }  // namespace ghost

@@ -6,27 +6,22 @@
 
 #include "codebook_matmul/codebook_matmul.h"
 #include "codebook_matmul/params.h"
+#include "common/metal_alignment.h"
 #include "common/metal_kernel.h"
 
 namespace ghost {
 namespace {
 
+using Layout = CodebookMatmulLayout;
+
 constexpr const char* kGemvLibrary = "codebook_matmul_gemv";
 constexpr const char* kMmaLibrary = "codebook_matmul_mma";
 constexpr const char* kTiledLibrary = "codebook_matmul_tiled";
 
-// As the kernels have them.
 constexpr int kSimdWidth = 32;
-constexpr int kGemvRows = 8;       // rows of W of a threadgroup of two SIMD-groups
-constexpr int kGemvColumns = 512;  // columns of x W of a threadgroup of four SIMD-groups
-constexpr int kMmaRows = 32;
-constexpr int kTile = 64;
-constexpr int kTileThreads = 128;
-constexpr int kSumThreads = 128;
 
-// x W with few rows of x: threadgroups that keep a GPU busy, and rows of W that make the partial sums of a
-// split small beside its codes. All SIMD-groups of a threadgroup take 16 rows at a time.
-constexpr int kBusyGroups = 256;
+// x W with few rows of x: rows of W that make the partial sums of a split small beside its codes. All
+// SIMD-groups of a threadgroup take 16 rows at a time.
 constexpr int kLeastSplitRows = 128;
 constexpr int kSplitStep = 16;
 
@@ -41,13 +36,6 @@ struct Product {
 
   bool by_group() const { return codebook.ndim() == 3 && codebook.shape(1) > 1; }
 };
-
-bool begins_aligned(const mx::array& x) { return x.offset() % 16 == 0; }
-
-// Whether every row of so many elements can be read 16 bytes at a time.
-bool reads_vectors(const mx::array& x, int row) {
-  return begins_aligned(x) && static_cast<size_t>(row) * x.itemsize() % 16 == 0;
-}
 
 int log2_of(int n) {
   int shift = 0;
@@ -94,7 +82,8 @@ void run_dot_gemv(const Product& p, mx::array& y) {
   kernel_of(p, kGemvLibrary, "gemv_m" + std::to_string(rows), wants_pair_table(p))
       .output(y)
       .params(p.params)
-      .run({ceil_div(p.params.N, kGemvRows), ceil_div(p.params.M, rows)}, {kSimdWidth, 2});
+      .run({ceil_div(p.params.N, Layout::gemv_rows * Layout::gemv_groups), ceil_div(p.params.M, rows)},
+           {kSimdWidth, Layout::gemv_groups});
 }
 
 void run_mma(const Product& p, mx::array& y) {
@@ -102,7 +91,7 @@ void run_mma(const Product& p, mx::array& y) {
   kernel_of(p, kMmaLibrary, "mma_m" + std::to_string(8 * blocks))
       .output(y)
       .params(p.params)
-      .run({ceil_div(p.params.N, kMmaRows), ceil_div(p.params.M, 8 * blocks)},
+      .run({ceil_div(p.params.N, Layout::mma_rows), ceil_div(p.params.M, 8 * blocks)},
            {kSimdWidth, 8 / std::max(blocks, 2)});
 }
 
@@ -110,8 +99,9 @@ void run_tiled(const Product& p, mx::array& y) {
   kernel_of(p, kTiledLibrary, "tiled")
       .output(y)
       .params(p.params)
-      .run({ceil_div(p.transpose ? p.params.N : p.params.K, kTile), ceil_div(p.params.M, kTile)},
-           {kTileThreads});
+      .run(
+          {ceil_div(p.transpose ? p.params.N : p.params.K, Layout::tile), ceil_div(p.params.M, Layout::tile)},
+          {Layout::tile_threads});
 }
 
 void run_sum_gemv(const Product& product, mx::array& y) {
@@ -120,12 +110,12 @@ void run_sum_gemv(const Product& product, mx::array& y) {
   const int N = p.params.N;
   const int K = p.params.K;
   const int rows = gemv_rows(M);
-  const Extent groups{ceil_div(K, kGemvColumns), ceil_div(M, rows)};
-  const int wanted = std::min(ceil_div(kBusyGroups, groups.x * groups.y), N / kLeastSplitRows);
+  const Extent groups{ceil_div(K, Layout::gemv_columns), ceil_div(M, rows)};
+  const int wanted = std::min(ceil_div(kBusyThreadgroups, groups.x * groups.y), N / kLeastSplitRows);
   p.params.split_rows = kSplitStep * std::max(ceil_div(N, kSplitStep * std::max(wanted, 1)), 1);
   const int splits = std::max(ceil_div(N, p.params.split_rows), 1);
   const Extent grid{groups.x, groups.y, splits};
-  const Extent threads{kSimdWidth, 4};
+  const Extent threads{kSimdWidth, Layout::gemv_n_groups};
   MetalKernel kernel = kernel_of(p, kGemvLibrary, "gemv_m" + std::to_string(rows));
   if (splits == 1) {
     kernel.output(y).absent_output().params(p.params).run(grid, threads);
@@ -133,14 +123,19 @@ void run_sum_gemv(const Product& product, mx::array& y) {
   }
   mx::array partial = temporary(p.stream, {splits, M, K}, mx::float32);
   kernel.absent_output().output(partial).params(p.params).run(grid, threads);
-  MetalKernel(p.stream, kGemvLibrary, "codebook_matmul_n_sum_" + metal_dtype(y.dtype()))
-      .input(partial)
-      .output(y)
-      .params(CodebookMatmulSumParams{M * K, splits})
-      .run({ceil_div(M * K, 4 * kSumThreads)}, {kSumThreads});
+  sum_splits_metal(p.stream, partial, y);
 }
 
 }  // namespace
+
+void sum_splits_metal(const mx::Stream& stream, const mx::array& partial, mx::array& y) {
+  const int elements = static_cast<int>(y.size());
+  MetalKernel(stream, kGemvLibrary, "codebook_matmul_n_sum_" + metal_dtype(y.dtype()))
+      .input(partial)
+      .output(y)
+      .params(CodebookMatmulSumParams{elements, partial.shape(0)})
+      .run({ceil_div(elements, 4 * Layout::sum_threads)}, {Layout::sum_threads});
+}
 
 // Which kernel, by operations for each weight: decoding one is 4, a row of x is one more, and eight rows of x
 // in a simdgroup_matrix are eight.

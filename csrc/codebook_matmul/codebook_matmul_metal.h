@@ -9,4 +9,10 @@ namespace ghost {
 void multiply_codes_metal(const mx::Stream& stream, const mx::array& x, const mx::array& codes,
                           const mx::array& codebook, bool transpose, mx::array& y);
 
+// y as the sum of its splits, partial (splits, ...) float32, in their order.
+void sum_splits_metal(const mx::Stream& stream, const mx::array& partial, mx::array& y);
+
+// Threadgroups that keep a large GPU busy: with fewer, what is summed is split.
+constexpr int kBusyThreadgroups = 256;
+
 }  // namespace ghost

@@ -17,4 +17,11 @@ inline bool packs_fit(int dim, int elements, std::initializer_list<const mlx::co
   return true;
 }
 
+inline bool begins_aligned(const mlx::core::array& x) { return x.offset() % 16 == 0; }
+
+// Whether every row of so many elements can be read 16 bytes at a time.
+inline bool reads_vectors(const mlx::core::array& x, int row) {
+  return begins_aligned(x) && static_cast<size_t>(row) * x.itemsize() % 16 == 0;
+}
+
 }  // namespace ghost

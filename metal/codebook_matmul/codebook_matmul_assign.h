@@ -15,7 +15,7 @@ using namespace metal;
 // that a step loads or stores 512 neighbouring bytes of float32, and the 32 words are one access of 128
 // bytes.
 constant constexpr int kWordSteps = 4;
-constant constexpr int kWordSimdgroups = 8;
+constant constexpr int kWordSimdgroups = CodebookMatmulLayout::word_groups;
 
 METAL_FUNC int word_of_step(int step, uint lane) { return 8 * step + int(lane) / 4; }
 

@@ -12,9 +12,9 @@
 using namespace metal;
 
 // A threadgroup of four SIMD-groups makes a 64 x 64 tile of dW, each 32 x 32 of it in 4 x 4 fragments.
-constant constexpr int kGradThreads = 128;
-constant constexpr int kGradTile = 64;
-constant constexpr int kGradPart = 32;
+constant constexpr int kGradThreads = CodebookMatmulLayout::tile_threads;
+constant constexpr int kGradTile = CodebookMatmulLayout::tile;
+constant constexpr int kGradPart = CodebookMatmulLayout::grad_block;
 constant constexpr int kGradFragments = 4;
 constant constexpr int kGradWords = kGradTile / 16;  // of codes in a row of a tile
 // Sums of more rows are added up in a second set of registers: one float32 sum over thousands of rows would

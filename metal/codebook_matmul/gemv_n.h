@@ -6,7 +6,8 @@
 #include "codebook_matmul/decode.h"
 #include "codebook_matmul/params.h"
 
-constant constexpr const int kGemvNGroups = 4;  // SIMD-groups of a threadgroup: they share its rows
+constant constexpr const int kGemvNGroups =
+    CodebookMatmulLayout::gemv_n_groups;        // SIMD-groups of a threadgroup: they share its rows
 constant constexpr const int kGemvNFlight = 4;  // rows that a SIMD-group has on their way
 
 METAL_FUNC void add_scaled(float v, float4 w, thread float4& sum) {
@@ -96,8 +97,6 @@ template <typename T, int MB>
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
 }
-
-constant constexpr const int kSumThreads = 128;
 
 // y as the sum of all splits, in their order. Four elements a thread; K is a multiple of 16.
 template <typename T>

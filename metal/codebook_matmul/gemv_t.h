@@ -6,8 +6,8 @@
 #include "codebook_matmul/decode.h"
 #include "codebook_matmul/params.h"
 
-constant constexpr const int kGemvRows = 4;    // rows of W of a SIMD-group
-constant constexpr const int kGemvGroups = 2;  // SIMD-groups of a threadgroup
+constant constexpr const int kGemvRows = CodebookMatmulLayout::gemv_rows;      // rows of W of a SIMD-group
+constant constexpr const int kGemvGroups = CodebookMatmulLayout::gemv_groups;  // SIMD-groups of a threadgroup
 
 // The 16 pairs of levels of a codebook, pair l in lane l: first code in the low bits. Levels are rounded to
 // the type of x, so that a pair of half precision is one word and one shuffle.

@@ -9,7 +9,7 @@
 #include "codebook_matmul/params.h"
 
 constant constexpr const int kMmaBlock = 256;  // columns: what the four lanes of a row load at once
-constant constexpr const int kMmaRows = 32;    // rows of W of a threadgroup
+constant constexpr const int kMmaRows = CodebookMatmulLayout::mma_rows;  // rows of W of a threadgroup
 
 // y = x W^T for up to 8 MB rows of x at a time, as products of 8 x 8 blocks with W on the left: weights are
 // decoded straight into the registers of a simdgroup_matrix, so there is no tile of weights and no barrier in

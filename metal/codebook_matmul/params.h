@@ -1,5 +1,21 @@
 #pragma once
 
+// Sizes that the host's grids and the kernels agree on.
+struct CodebookMatmulLayout {
+  enum : int {
+    gemv_rows = 4,       // rows of W of a SIMD-group, in x W^T
+    gemv_groups = 2,     // SIMD-groups of such a threadgroup
+    gemv_n_groups = 4,   // the same in x W, where they share the rows
+    gemv_columns = 512,  // columns of x W of a threadgroup
+    mma_rows = 32,       // rows of W of a threadgroup
+    tile = 64,           // rows and columns of y, or of dW, of a threadgroup
+    tile_threads = 128,
+    sum_threads = 128,
+    grad_block = 32,  // columns of dW that leave one sum over equal codes
+    word_groups = 8,  // SIMD-groups that go over a weight word by word, 32 words each
+  };
+};
+
 // y = x W^T or x W for x and y of M rows and W (N, K) given by codes.
 struct CodebookMatmulParams {
   int M;

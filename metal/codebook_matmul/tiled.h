@@ -8,10 +8,11 @@
 #include "codebook_matmul/lanes.h"
 #include "codebook_matmul/params.h"
 
-constant constexpr const int kTile = 64;          // rows and columns of y of a threadgroup
-constant constexpr const int kTileThreads = 128;  // four SIMD-groups, 32 x 32 of y each
-constant constexpr const int kFragments = 4;      // 8 x 8 blocks along either side of those
-constant constexpr const int kLongSum = 1024;     // products after which a float32 sum starts anew
+constant constexpr const int kTile = CodebookMatmulLayout::tile;  // rows and columns of y of a threadgroup
+constant constexpr const int kTileThreads =
+    CodebookMatmulLayout::tile_threads;        // four SIMD-groups, 32 x 32 of y each
+constant constexpr const int kFragments = 4;   // 8 x 8 blocks along either side of those
+constant constexpr const int kLongSum = 1024;  // products after which a float32 sum starts anew
 
 // What the tiles of a threadgroup look like for elements of type T. They are declared as vectors: only those
 // begin at a multiple of 16 bytes.
