@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.metal_cpu.budget import Buffer, Case, Launch, Recorded, family
+from tests.metal_cpu.budget import SEGMENTS_LIMIT, Buffer, Case, Launch, Recorded, family
 from tests.metal_cpu.report import Report, Traffic
 
 
@@ -90,9 +90,11 @@ def _buffer_row(index: int, buffer: Buffer | None, traffic: Traffic) -> str:
     name = buffer.name if buffer else "parameters"
     formula = bytes_text(buffer.loaded + buffer.stored) if buffer else ""
     size = bytes_text(buffer.size) if buffer else bytes_text(traffic.bytes)
-    reason = buffer.why if buffer else ""
-    if buffer and buffer.streamed:
-        reason = "streamed"
+    reasons = ["streamed"] if buffer and buffer.streamed else []
+    if buffer and buffer.why:
+        more = max(traffic.loaded, traffic.stored) > buffer.size or traffic.segments_ratio > SEGMENTS_LIMIT
+        reasons += [buffer.why] * more
+    reason = "; ".join(reasons)
     loaded, stored = bytes_text(traffic.loaded), bytes_text(traffic.stored)
     return f"| {index} | {name} | {loaded} | {stored} | {formula} | {size} | {traffic.segments_ratio:.2f} | {reason} |"
 
