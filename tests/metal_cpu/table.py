@@ -43,6 +43,10 @@ Written by `python -m tests.metal_cpu table` from launches of the emulated kerne
   bandwidth. Operations: one instruction for a fused multiply-add and for any other operation, four for a division,
   square root or transcendental function, at the peak rate. The figures of the machines are public ones:
   {gpus}.
+
+Most cases are small enough to take no longer than a launch, and re-reads weigh more in them than in a layer; products
+of a layer are the cases of 1024 x 1024. Traffic is a formula of the shape that holds at every size measured, so that
+it extrapolates to larger ones; bounds grow with the operands.
 """
 
 

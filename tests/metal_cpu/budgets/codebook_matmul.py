@@ -277,7 +277,7 @@ CASES = [
         Product("x W, 32 rows, groups of 32", 32, 128, 256, 32, "float32", transpose=False),
         Product("x W, 64 rows, shared", 64, 64, 128, "tensor", "bfloat16", transpose=False),
         Product("x W, 70 rows, odd", 70, 65, 272, "row", "float16", transpose=False),
-        # The others are small enough to be launches; these are of a layer.
+        # A layer, where the others are no longer than a launch takes.
         Product("x W^T, 1024 x 1024, one row", 1, 1024, 1024, "row", "float16"),
         Product("x W^T, 1024 x 1024, one row, float32", 1, 1024, 1024, "row", "float32"),
         Product("x W^T, 1024 x 1024, 8 rows", 8, 1024, 1024, "row", "float16"),
