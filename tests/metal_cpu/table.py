@@ -44,9 +44,10 @@ Written by `python -m tests.metal_cpu table` from launches of the emulated kerne
   square root or transcendental function, at the peak rate. The figures of the machines are public ones:
   {gpus}.
 
-Most cases are small enough to take no longer than a launch, and re-reads weigh more in them than in a layer; products
-of a layer are the cases of 1024 x 1024. Traffic is a formula of the shape that holds at every size measured, so that
-it extrapolates to larger ones; bounds grow with the operands.
+Most cases are small, and a launch takes longer than their bound; products of the size of a layer are the cases of
+1024 x 1024. Traffic is a formula of the shape, which extrapolates to sizes beyond those emulated. It says that what
+is read again does not fade with size: where every four rows of W read x, that is `s` times the bytes of the codes for
+`s` bytes an element, from the cache, at every size.
 """
 
 
