@@ -24,6 +24,12 @@ SEGMENTS_LIMIT = 1.15
 THREADGROUP_BYTES_LIMIT = 32768
 # Metal copies up to this many bytes of arguments into a launch; such buffers are not traffic.
 INLINE_BYTES = 4096
+# Bytes of an element.
+SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def ceil_div(n: int, by: int) -> int:
+    return -(-n // by)
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Buffer:
     # Of the operand: what a streamed one may move in all.
     size: int = 0
     streamed: bool = False
-    # The reason for moving more than the size, or for more segments.
+    # The reason for moving more than the size, or for a limit of segments over the usual one.
     why: str = ""
     # 64-byte segments over the fewest that would hold the bytes.
     segments: float = SEGMENTS_LIMIT
@@ -116,6 +122,8 @@ def _check_launch(launch: Launch, report: Report) -> list[str]:
 
 def _check_buffer(buffer: Buffer, traffic: Traffic) -> list[str]:
     deviations = []
+    if buffer.segments > SEGMENTS_LIMIT and not buffer.why:
+        deviations.append(f"a limit of {buffer.segments} times the segments and no reason is given")
     for verb in ("loaded", "stored"):
         formula, measured = getattr(buffer, verb), getattr(traffic, verb)
         if abs(measured - formula) > FORMULA_TOLERANCE * formula:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.metal_cpu.budget import Buffer, Case, Launch, Recorded, family
+from tests.metal_cpu.budget import SEGMENTS_LIMIT, Buffer, Case, Launch, Recorded, family
 from tests.metal_cpu.report import Report, Traffic
 
 
@@ -43,6 +43,11 @@ Written by `python -m tests.metal_cpu table` from launches of the emulated kerne
   bandwidth. Operations: one instruction for a fused multiply-add and for any other operation, four for a division,
   square root or transcendental function, at the peak rate. The figures of the machines are public ones:
   {gpus}.
+
+Most cases are small, and a launch takes longer than their bound; products of the size of a layer are the cases of
+1024 x 1024. Traffic is a formula of the shape, which extrapolates to sizes beyond those emulated. It says that what
+is read again does not fade with size: where every four rows of W read x, that is `s` times the bytes of the codes for
+`s` bytes an element, from the cache, at every size.
 """
 
 
@@ -90,9 +95,11 @@ def _buffer_row(index: int, buffer: Buffer | None, traffic: Traffic) -> str:
     name = buffer.name if buffer else "parameters"
     formula = bytes_text(buffer.loaded + buffer.stored) if buffer else ""
     size = bytes_text(buffer.size) if buffer else bytes_text(traffic.bytes)
-    reason = buffer.why if buffer else ""
-    if buffer and buffer.streamed:
-        reason = "streamed"
+    reasons = ["streamed"] if buffer and buffer.streamed else []
+    if buffer and buffer.why:
+        more = max(traffic.loaded, traffic.stored) > buffer.size or traffic.segments_ratio > SEGMENTS_LIMIT
+        reasons += [buffer.why] * more
+    reason = "; ".join(reasons)
     loaded, stored = bytes_text(traffic.loaded), bytes_text(traffic.stored)
     return f"| {index} | {name} | {loaded} | {stored} | {formula} | {size} | {traffic.segments_ratio:.2f} | {reason} |"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.metal_cpu.__main__ import main, record
-from tests.metal_cpu.budget import Buffer, Case, Launch, cases, check, family
+from tests.metal_cpu.budget import Buffer, Case, Launch, cases, check
 from tests.metal_cpu.compiler import ROOT, compile_metal
 from tests.metal_cpu.library import Library, aligned, poisoned
 from tests.metal_cpu.report import Report
@@ -33,10 +33,16 @@ def test_address_spaces(path):
 
 
 def test_every_kernel_has_a_budget():
-    """Of each kernel, by its name without the dtype, some case states what it moves."""
-    stated = {family(launch.kernel) for case in cases() for launch in case.launches}
-    there = {family(k) for path in LIBRARIES for k in Library(compile_metal(path, include=[METAL])).kernels()}
+    """Of each kernel in each type some case states what it moves, so that it runs traced."""
+    stated = {launch.kernel for case in cases() for launch in case.launches}
+    there = {k for path in LIBRARIES for k in Library(compile_metal(path, include=[METAL])).kernels()}
     assert there - stated == set()
+
+
+def test_the_table_has_every_case():
+    rows = (ROOT / "docs" / "metal_kernels.md").read_text().splitlines()
+    listed = {row.split(" | ")[1] for row in rows if row.count(" | ") > 1}
+    assert {case.name for case in cases() if case.launches} - listed == set()
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,15 @@ class TestRules:
         [deviation] = check(self.case(), self.recorded("STRIDED"))
         assert "x: loads touch 96 segments of 64 bytes where 48 would do, 2.00 times" in deviation
 
+    def test_a_looser_limit_needs_a_reason(self):
+        [deviation] = check(self.case(segments=2.0), self.recorded("STRIDED"))
+        assert deviation.endswith("x: a limit of 2.0 times the segments and no reason is given")
+        assert check(self.case(segments=2.0, why="strided"), self.recorded("STRIDED")) == []
+
+    def test_a_streamed_operand_has_no_excuse(self):
+        [deviation] = check(self.case(size=1536, why="from cache"), self.recorded())
+        assert "streamed once it would be 1536" in deviation
+
     def test_faults_are_deviations(self):
         [deviation] = check(self.case(), self.recorded("MISSING_BARRIER"))
         assert "races" in deviation and "planted.metal" in deviation
@@ -100,8 +115,10 @@ class TestRules:
 
     def test_the_table(self):
         recorded = self.recorded()
-        text = document([("sums", self.case(), recorded, [])])
+        text = document([("sums", self.case(why="not needed"), recorded, [])])
         assert "### rows" in text and "| 0 | x | 3,072 | 0 | 3,072 | 3,072 | 1.00 | streamed |" in text
+        strided = document([("sums", self.case(why="strided"), self.recorded("STRIDED"), [])])
+        assert "| 2.00 | streamed; strided |" in strided
         seconds, what = bound(GPUS[0], recorded[0].report, None)
         assert what == "memory" and seconds == pytest.approx((3072 + 64 + 64) / 68.25e9)
 

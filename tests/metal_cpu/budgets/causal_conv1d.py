@@ -7,21 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from tests.metal_cpu.budget import Buffer, Case, Launch
+from tests.metal_cpu.budget import SIZES, Buffer, Case, Launch, ceil_div
 
 import ghost_native as gn
 
 LANES = 32
 TILES_PER_GROUP = 4
 BUSY_LANES = 4096
-FLOAT = 4
+FLOAT = SIZES["float32"]
 SHORT_TILES = "too few rows to fill a GPU: tiles are short, and the rows that they share come from cache"
 SEARCHED = "looked up once per tile, from cache"
+ODD = "rows do not begin at multiples of 64 bytes"
 CACHED = "read once per tile of rows that it is applied to, from cache"
-
-
-def ceil_div(n: int, by: int) -> int:
-    return -(-n // by)
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Shape:
 
     @property
     def size(self) -> int:
-        return FLOAT if self.dtype == "float32" else 2
+        return SIZES[self.dtype]
 
     @property
     def batch(self) -> int:
@@ -126,18 +123,25 @@ class Shape:
         moved: dict[str, Any] = {"stored" if stored else "loaded": rows * row}
         return Buffer(name, **moved, size=(rows if of is None else of) * row, **options)
 
+    def row_segments(self, pack: int, reasons: Sequence[str] = ()) -> dict[str, Any]:
+        """Options of a buffer of rows, which are read element by element where they are no whole packs."""
+        odd = pack == 1
+        return {"why": "; ".join([*reasons, *[ODD] * odd]), **({"segments": 1.5} if odd else {})}
+
     def forward(self) -> Launch:
         pack = self.pack(16 // self.size)
         tile_rows = self.tile_rows(pack, [1, 4, 16, 64])
         runs = self.runs(tile_rows)
         before, of_state = self.rows_before(runs)
         tiles = ceil_div(self.total, tile_rows)
-        short: dict[str, Any] = {} if tile_rows == 64 else {"why": SHORT_TILES}
-        segments: dict[str, Any] = {} if pack > 1 else {"segments": 2.2}
+        short = [] if tile_rows == 64 else [SHORT_TILES]
+        segments = self.row_segments(pack)
         return Launch(
             kernel=f"causal_conv1d_fwd_{self.dtype}",
             buffers=[
-                self.buffer("x", self.covered + before, of=self.total, streamed=not short, **short, **segments),
+                self.buffer(
+                    "x", self.covered + before, of=self.total, streamed=not short, **self.row_segments(pack, short)
+                ),
                 *self.filters(tiles + self.ragged * self.batch),
                 self.buffer(
                     "state",
@@ -165,8 +169,8 @@ class Shape:
             for row in range(r.end, r.stop + self.keep)
         )
         tiles = ceil_div(self.total, tile_rows)
-        short: dict[str, Any] = {} if tile_rows == 128 else {"why": SHORT_TILES}
-        segments: dict[str, Any] = {} if pack > 1 else {"segments": 2.2}
+        short = [] if tile_rows == 128 else [SHORT_TILES]
+        segments = self.row_segments(pack)
         states = self.batch * self.keep
         partials = tiles * (self.width + 1) * self.dim * FLOAT
         filters = self.width * self.dim * FLOAT
@@ -175,12 +179,18 @@ class Shape:
                 kernel=f"causal_conv1d_bwd_{self.dtype}",
                 buffers=[
                     self.buffer(
-                        "x", self.covered + before + after, of=self.total, streamed=not short, **short, **segments
+                        "x",
+                        self.covered + before + after,
+                        of=self.total,
+                        streamed=not short,
+                        **self.row_segments(pack, short),
                     ),
                     *self.filters(tiles + (self.ragged * self.batch if self.has_state else 1)),
                     self.buffer("state", of_state, of=self.has_state * states, **segments),
                     self.cu_seqlens(tile_rows, pack, self.has_state),
-                    self.buffer("dy", self.covered + after, of=self.total, streamed=not short, **short, **segments),
+                    self.buffer(
+                        "dy", self.covered + after, of=self.total, streamed=not short, **self.row_segments(pack, short)
+                    ),
                     self.buffer("dlast_state", ends + self.has_state * self.rowless, of=states, **segments),
                     self.buffer("dx", self.total, stored=True, streamed=True, **segments),
                     self.buffer("dstate", states if self.has_state else self.keep, stored=True, **segments),

@@ -5,16 +5,16 @@ An (N, K) weight of N K / 4 bytes of codes, ``s`` bytes an element of x and y, 1
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
-from tests.metal_cpu.budget import Buffer, Case, Launch
+from tests.metal_cpu.budget import SEGMENTS_LIMIT, SIZES, Buffer, Case, Launch, ceil_div
 
 import ghost_native as gn
 
-SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 LEVELS = 16  # bytes of a codebook
 TILE = 64  # rows and columns of y
@@ -29,9 +29,17 @@ WHY_GROUPS = "16 of the 64 bytes of four codebooks at a time, the others in the 
 WHY_NARROW = "a tile is 64 columns, 16 of the 64 bytes of a row's codes; its neighbours take the others"
 WHY_ODD = "rows that do not begin at multiples of 64 bytes"
 
+PAIR_TABLE = "GHOST_NATIVE_PAIR_TABLE"
 
-def ceil_div(n: int, by: int) -> int:
-    return -(-n // by)
+# Segments where rows do not begin at multiples of 64 bytes. Where lanes that want 16 bytes take single elements, each
+# of the 4 or 8 instructions touches all segments: x and y of the tiled kernels.
+ODD_SEGMENTS = {
+    "t_gemv": {"codes": 1.4, "y": 1.2},
+    "t_mma": {"codes": 5.0, "y": 1.3},
+    "t_tiled": {"x": 1.55, "codes": 3.8, "y": 9.2},
+    "n_gemv": {"codes": 1.4},
+    "n_tiled": {"x": 13.0, "codes": 4.45, "y": 1.55},
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class Product:
     per: int | str  # "tensor", "row" or the columns of a group
     dtype: str
     transpose: bool = True
+    pair_table: bool = False
 
     @property
     def size(self) -> int:
@@ -53,8 +62,12 @@ class Product:
         return self.k // self.per if isinstance(self.per, int) else 1
 
     @property
-    def odd(self) -> bool:
-        return self.k % BLOCK != 0 or self.n % TILE != 0
+    def odd_segments(self) -> dict[str, float]:
+        if self.k % BLOCK == 0 and self.n % TILE == 0:
+            return {}
+        limits = [(4, "t_gemv"), (32, "t_mma")] if self.transpose else [(16, "n_gemv")]
+        tiled = "t_tiled" if self.transpose else "n_tiled"
+        return ODD_SEGMENTS[next((kernel for most, kernel in limits if self.m <= most), tiled)]
 
     def run(self) -> Sequence[mx.array]:
         r = np.random.default_rng(0)
@@ -64,7 +77,19 @@ class Product:
         shape = (4,) if self.per == "tensor" else (self.n, self.groups, 4)
         codebook = mx.array(r.standard_normal(shape).astype(np.float32))
         mx.eval(x, codes, codebook)
-        return [gn.codebook_matmul(x, codes, codebook, transpose=self.transpose)]
+        if not self.pair_table:
+            return [gn.codebook_matmul(x, codes, codebook, transpose=self.transpose)]
+        # The host reads the variable when it launches.
+        before = os.environ.get(PAIR_TABLE)
+        os.environ[PAIR_TABLE] = "1"
+        try:
+            y = gn.codebook_matmul(x, codes, codebook, transpose=self.transpose)
+            mx.eval(y)
+        finally:
+            os.environ.pop(PAIR_TABLE)
+            if before is not None:
+                os.environ[PAIR_TABLE] = before
+        return [y]
 
     def case(self) -> Case:
         if self.transpose:
@@ -75,31 +100,33 @@ class Product:
 
     # -- buffers
 
-    def buffer(self, name: str, loaded: int, size: int, why: str, segments: float = 1.15) -> Buffer:
+    def buffer(self, name: str, loaded: int, size: int, why: str, segments: float = SEGMENTS_LIMIT) -> Buffer:
         """An operand; it is streamed where it comes through once."""
-        if self.odd:
-            return Buffer(name, loaded=loaded, size=size, why=f"{why}; {WHY_ODD}", segments=16.0)
+        odd = self.odd_segments.get(name, SEGMENTS_LIMIT)
+        if odd > segments:
+            segments, why = odd, f"{why}; {WHY_ODD}"
         return Buffer(name, loaded=loaded, size=size, streamed=loaded == size, why=why, segments=segments)
 
     def x(self, passes: int) -> Buffer:
         size = self.m * (self.k if self.transpose else self.n) * self.size
         return self.buffer("x", passes * size, size, WHY_X)
 
-    def codes(self, loaded: int, segments: float = 1.15) -> Buffer:
-        why = WHY_CODES if segments == 1.15 else WHY_NARROW
+    def codes(self, loaded: int, segments: float = SEGMENTS_LIMIT) -> Buffer:
+        why = WHY_CODES if segments == SEGMENTS_LIMIT else WHY_NARROW
         return self.buffer("codes", loaded, self.n * self.k // 4, why, segments)
 
-    def codebook(self, by_row: int, by_group: int, shared: int, segments: float = 1.15) -> Buffer:
+    def codebook(self, by_row: int, by_group: int, shared: int, segments: float = SEGMENTS_LIMIT) -> Buffer:
         """How many codebooks are read where there is one a row, a group, or in all."""
         count = {"row": by_row, "tensor": shared}.get(str(self.per), by_group)
         size = LEVELS * (1 if self.per == "tensor" else self.n * self.groups)
-        grouped = isinstance(self.per, int) and segments > 1.15
+        grouped = isinstance(self.per, int) and segments > SEGMENTS_LIMIT
         why = WHY_GROUPS if grouped else WHY_LEVELS
-        return self.buffer("codebook", LEVELS * count, size, why, segments if grouped else 1.15)
+        return self.buffer("codebook", LEVELS * count, size, why, segments if grouped else SEGMENTS_LIMIT)
 
     def y(self) -> Buffer:
         size = self.m * (self.n if self.transpose else self.k) * self.size
-        return Buffer("y", stored=size, size=size, streamed=True, segments=16.0 if self.odd else 1.15, why=WHY_ODD)
+        segments = self.odd_segments.get("y", SEGMENTS_LIMIT)
+        return Buffer("y", stored=size, size=size, streamed=True, segments=segments, why=WHY_ODD)
 
     def launch(self, variant: str, *buffers: Buffer) -> Launch:
         name = f"codebook_matmul_{'t' if self.transpose else 'n'}_{variant}_{self.dtype}"
@@ -149,7 +176,7 @@ class Product:
             self.x(ceil_div(self.n, 32)),
             self.codes(4 * passes * self.n * self.block_words()),
             self.codebook(
-                simdgroups * self.n, passes * self.n * self.groups, simdgroups * ceil_div(self.n, 8), segments=4.1
+                simdgroups * self.n, passes * self.n * self.groups, simdgroups * ceil_div(self.n, 8), segments=4.0
             ),
             self.y(),
         )
@@ -164,7 +191,7 @@ class Product:
                 passes * self.tile_rows(),
                 passes * self.tile_rows() * self.groups,
                 passes * 8 * ceil_div(self.n, TILE),
-                segments=4.1,
+                segments=4.0,
             ),
             self.y(),
         )
@@ -200,24 +227,38 @@ class Product:
         return self.launch(
             "tiled",
             self.x(across),
-            self.codes(passes * self.n * self.k // 4, segments=4.1),
+            self.codes(passes * self.n * self.k // 4, segments=4.0),
             self.codebook(
                 passes * across * self.n,
                 passes * self.n * grouped,
                 passes * across * ceil_div(self.n, simd_rows),
-                segments=4.1,
+                segments=4.0,
             ),
             self.y(),
         )
 
 
+def every_instantiation() -> list[Product]:
+    """Each kernel of few rows in each type, small."""
+    return [
+        Product(f"x {'W^T' if transpose else 'W'}, {m} row{'s' * (m > 1)}, {dtype}", m, n, 512, per, dtype, transpose)
+        for transpose, n, rows in [(True, 64, (1, 2, 4, 8, 16, 32)), (False, 256, (1, 2, 4))]
+        for m, per in zip(rows, ("row", "tensor", 64) * 2, strict=False)
+        for dtype in SIZES
+    ]
+
+
 CASES = [
     product.case()
     for product in [
+        *every_instantiation(),
         Product("x W^T, one row", 1, 64, 1024, "row", "float16"),
         Product("x W^T, one row, groups of 64", 1, 64, 1024, 64, "float32"),
         Product("x W^T, 2 rows, shared", 2, 64, 1024, "tensor", "bfloat16"),
         Product("x W^T, 4 rows, groups of 128", 4, 64, 1024, 128, "float16"),
+        Product("x W^T, one row, pair table", 1, 64, 1024, "row", "float16", pair_table=True),
+        Product("x W^T, 2 rows, shared, pair table", 2, 64, 1024, "tensor", "float32", pair_table=True),
+        Product("x W^T, 4 rows, pair table", 4, 64, 1024, "row", "bfloat16", pair_table=True),
         Product("x W^T, 3 rows, odd", 3, 61, 1040, "row", "float32"),
         Product("x W^T, 8 rows", 8, 64, 1024, "row", "float16"),
         Product("x W^T, 16 rows, groups of 32", 16, 64, 1024, 32, "float32"),
@@ -236,5 +277,12 @@ CASES = [
         Product("x W, 32 rows, groups of 32", 32, 128, 256, 32, "float32", transpose=False),
         Product("x W, 64 rows, shared", 64, 64, 128, "tensor", "bfloat16", transpose=False),
         Product("x W, 70 rows, odd", 70, 65, 272, "row", "float16", transpose=False),
+        # A layer, where the others are no longer than a launch takes.
+        Product("x W^T, 1024 x 1024, one row", 1, 1024, 1024, "row", "float16"),
+        Product("x W^T, 1024 x 1024, one row, float32", 1, 1024, 1024, "row", "float32"),
+        Product("x W^T, 1024 x 1024, 8 rows", 8, 1024, 1024, "row", "float16"),
+        Product("x W^T, 1024 x 1024, 64 rows", 64, 1024, 1024, "row", "float16"),
+        Product("x W, 1024 x 1024, one row", 1, 1024, 1024, "row", "float16", transpose=False),
+        Product("x W, 1024 x 1024, 64 rows", 64, 1024, 1024, "row", "float16", transpose=False),
     ]
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
-from tests.metal_cpu.budget import Buffer, Case, Launch
+from tests.metal_cpu.budget import SIZES, Buffer, Case, Launch, ceil_div
 
 import ghost_native as gn
 
-FLOAT = 4
+FLOAT = SIZES["float32"]
 CHANNELS = 32  # of a threadgroup
 SIMDGROUPS = 4
 PASS_STATES = 16
@@ -28,12 +29,24 @@ PER_CHUNK = "read once per chunk of 32 rows, from cache"
 PER_PASS = "more than 16 states: read again in every pass over a tile of rows, from cache"
 PER_SIMDGROUP = "read by every SIMD-group, from cache"
 SUMMARIES = "read once per 16 states: they are spread over threadgroups where there is too little to do"
-# Rows or states that are no whole quads go by single elements, of which four instructions touch every fourth.
-ODD_SEGMENTS = 5.3
+ODD_ROWS = "channels that are no whole quads go by single elements"
+ODD_STATES = "states that are no whole quads go by single elements"
+ODD_FLAT = "states of a segment that begin within 64 bytes"
+ODD_SUMS = "parts that are no whole quads go by single elements"
+PARTIAL_STATES = "the last pass over states does not fill 64 bytes"
+ODD_BLOCKS = "the last block of channels begins within 64 bytes"
+# Single elements: of four instructions each touches every segment, and rows begin within one.
+ODD_ROW_SEGMENTS = 4.75
+ODD_STATE_SEGMENTS = 3.7
+PARTIAL_STATE_SEGMENTS = 1.8
+ODD_CHANNEL_SEGMENTS = 1.5
+ODD_SUM_SEGMENTS = 4.25
+ODD_FLAT_SEGMENTS = 1.4
 
 
-def ceil_div(n: int, by: int) -> int:
-    return -(-n // by)
+def limits(segments: float, reason: str, why: str = "") -> dict[str, Any]:
+    """Options of a buffer with more segments than usual for one more reason."""
+    return {"segments": segments, "why": f"{why}; {reason}" if why else reason}
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,7 @@ class Shape:
 
     @property
     def row(self) -> int:
-        return self.dim * (FLOAT if self.dtype == "float32" else 2)
+        return self.dim * SIZES[self.dtype]
 
     @property
     def saved(self) -> int:
@@ -108,39 +121,43 @@ class Shape:
     def saved_slots(self) -> int:
         return self.total // CHUNK if self.ragged else self.saved
 
-    @property
-    def row_segments(self) -> dict[str, float]:
-        return {} if self.dim // self.ngroups % 4 == 0 else {"segments": ODD_SEGMENTS}
+    def row_segments(self, why: str = "") -> dict[str, Any]:
+        whole = self.dim // self.ngroups % 4 == 0
+        return {"why": why} if whole else limits(ODD_ROW_SEGMENTS, ODD_ROWS, why)
 
-    @property
-    def state_segments(self) -> dict[str, float]:
-        if self.dstate % PASS_STATES == 0:
-            return {}
-        # Quads of a channel that do not fill 64 bytes leave gaps, single elements more so.
-        return {"segments": ODD_SEGMENTS if self.dstate % 4 else 2.0}
+    def channel_segments(self, why: str = "") -> dict[str, Any]:
+        whole = self.dim // self.ngroups % 4 == 0
+        return {"why": why} if whole else limits(ODD_CHANNEL_SEGMENTS, ODD_BLOCKS, why)
+
+    def state_segments(self, why: str = "") -> dict[str, Any]:
+        if self.dstate % 4:
+            return limits(ODD_STATE_SEGMENTS, ODD_STATES, why)
+        if self.passes == 1 or self.dstate % PASS_STATES == 0:
+            return {"why": why}
+        return limits(PARTIAL_STATE_SEGMENTS, PARTIAL_STATES, why)
 
     def rows_in(self, name: str, times: int = 1, why: str = "") -> Buffer:
         loaded, size = times * self.covered * self.row, self.total * self.row
-        return Buffer(name, loaded=loaded, size=size, streamed=not why, why=why, **self.row_segments)
+        return Buffer(name, loaded=loaded, size=size, streamed=not why, **self.row_segments(why))
 
     def rows_out(self, name: str) -> Buffer:
         size = self.total * self.row
-        return Buffer(name, stored=size, size=size, streamed=True, **self.row_segments)
+        return Buffer(name, stored=size, size=size, streamed=True, **self.row_segments())
 
     def projection(self, name: str, times: int, why: str) -> Buffer:
         row = self.ngroups * self.dstate * FLOAT
         size = self.total * row
-        return Buffer(name, loaded=times * self.covered * row, size=size, why=why, **self.state_segments)
+        return Buffer(name, loaded=times * self.covered * row, size=size, **self.state_segments(why))
 
     def channel(self, name: str, times: int, why: str = PER_PART) -> Buffer:
         size = self.dim * FLOAT
-        return Buffer(name, loaded=times * size, size=size, why=why, **self.row_segments)
+        return Buffer(name, loaded=times * size, size=size, **self.channel_segments(why))
 
-    def states(self, name: str, loaded: int = 0, stored: int = 0, of: int | None = None, **options) -> Buffer:
+    def states(self, name: str, loaded: int = 0, stored: int = 0, of: int | None = None, why: str = "") -> Buffer:
         """States of all channels, of ``of`` that there are."""
         size = (max(loaded, stored) if of is None else of) * self.state
         moved = {"loaded": loaded * self.state, "stored": stored * self.state}
-        return Buffer(name, **moved, size=size, **self.state_segments, **options)
+        return Buffer(name, **moved, size=size, **self.state_segments(why))
 
     @property
     def cu_seqlens(self) -> Buffer:
@@ -215,10 +232,9 @@ class Shape:
     def flat(self, name: str, loaded: int = 0, stored: int = 0, of: int | None = None, why: str = "") -> Buffer:
         """States, element by element over all channels. Rows of an odd number of them begin within 64 bytes."""
         size = (max(loaded, stored) if of is None else of) * self.state
-        segments = 1.15 if self.dim * self.dstate % 16 == 0 else 1.6
-        return Buffer(
-            name, loaded=loaded * self.state, stored=stored * self.state, size=size, why=why, segments=segments
-        )
+        odd = self.dim * self.dstate % 16 != 0
+        options = limits(ODD_FLAT_SEGMENTS, ODD_FLAT, why) if odd else {"why": why}
+        return Buffer(name, loaded=loaded * self.state, stored=stored * self.state, size=size, **options)
 
     def forward_summaries(self) -> list[Launch]:
         why = SUMMARIES if self.passes > 1 else ""
@@ -250,14 +266,14 @@ class Shape:
         return [
             self.channel("delta_bias", SIMDGROUPS * self.parts * self.passes),
             self.states("states", stored=self.parts),
-            Buffer("durations", stored=durations, size=durations, **self.row_segments),
+            Buffer("durations", stored=durations, size=durations, **self.channel_segments()),
         ]
 
     def sum(self, name: str, count: int, size: int) -> list[Launch]:
         """The sum of parts, where there are several."""
         if count == 1:
             return []
-        options = {} if size % 4 == 0 else {"segments": ODD_SEGMENTS}
+        options = {} if size % 4 == 0 else limits(ODD_SUM_SEGMENTS, ODD_SUMS)
         buffers = [
             Buffer(
                 f"parts of {name}", loaded=count * size * FLOAT, size=count * size * FLOAT, streamed=True, **options
@@ -273,9 +289,9 @@ class Shape:
         grad_A = (visits - parts, visits + self.parts - parts) if self.passes > 1 else (0, self.parts)
         again = {"why": PER_PASS} if self.passes > 1 else {}
         shares = self.group_blocks * projections * FLOAT
-        share = {"stored": shares, "size": shares, **self.state_segments}
+        share = {"stored": shares, "size": shares, **self.state_segments()}
         by_channel = self.parts * self.dim * FLOAT
-        channel = {"stored": by_channel, "size": by_channel, **self.row_segments}
+        channel = {"stored": by_channel, "size": by_channel, **self.channel_segments()}
         scan = Launch(
             kernel=f"selective_scan_bwd_{self.dtype}",
             buffers=[
@@ -410,6 +426,9 @@ CASES: list[Case] = [
     *(case for dtype in ("float32", "bfloat16") for case in equal(1, 1024, 64, 16, dtype).cases("chunked")),
     *equal(2, 96, 128, 64, "float16").cases("many states"),
     *equal(1, 640, 32, 32, "float32").cases("chunked, many states"),
+    *equal(2, 256, 256, 16, "float32").cases("256 channels"),
+    *equal(2, 64, 64, 8, "float32").cases("8 states"),
+    *equal(2, 16, 64, 20, "float32").cases("20 states"),
     *equal(2, 70, 37, 13, "float32").cases("odd"),
     *equal(1, 530, 37, 13, "float16").cases("chunked, odd"),
     Case("selective_state_update bfloat16", UPDATE.run_update, UPDATE.steps()),

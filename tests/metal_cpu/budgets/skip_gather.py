@@ -8,20 +8,17 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from tests.metal_cpu.budget import Buffer, Case, Launch
+from tests.metal_cpu.budget import SEGMENTS_LIMIT, SIZES, Buffer, Case, Launch, ceil_div
 
 import ghost_native as gn
 
-INT = FLOAT = 4
+INT = FLOAT = SIZES["float32"]
 BLOCK_ROWS = 512
 PAD_ENTRIES = 128
 RANGE = 16  # bytes of what the scan says of all rows
 SCATTERED = "one word a routed row, and routed rows are apart"
+ODD_ROWS = "rows do not begin at multiples of 64 bytes"
 UNIFORM = "one word for the 32 lanes of a row"
-
-
-def ceil_div(n: int, by: int) -> int:
-    return -(-n // by)
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ class Routed:
 
     @property
     def row(self) -> int:
-        return self.dim * (FLOAT if self.dtype == "float32" else 2)
+        return self.dim * SIZES[self.dtype]
 
     @property
     def packed(self) -> bool:
@@ -111,7 +108,8 @@ class Routed:
             stored=stored * row,
             size=rows * row,
             streamed=True,
-            segments=1.15 if self.packed else 2.2,
+            segments=SEGMENTS_LIMIT if self.packed else 1.5,
+            why="" if self.packed else ODD_ROWS,
         )
 
     def words(self, name: str, count: int, of: int, stored: bool = False) -> Buffer:
@@ -121,7 +119,7 @@ class Routed:
     def inverse(self) -> list[Launch]:
         # Entries of one SIMD-group that name the same row are one word.
         inverse = INT * self.live
-        apart = Buffer("inverse", loaded=inverse, stored=inverse, size=INT * self.rows, segments=16.0, why=SCATTERED)
+        apart = Buffer("inverse", loaded=inverse, stored=inverse, size=INT * self.rows, segments=5.0, why=SCATTERED)
         indices = Buffer("indices", loaded=INT * self.n, size=INT * self.n, streamed=True)
         cleared = Buffer("inverse", stored=INT * self.rows, size=INT * self.rows, streamed=True)
         return [
