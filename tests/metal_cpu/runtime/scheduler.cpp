@@ -55,6 +55,7 @@ int Scheduler::run_group(Index3 group, uint32_t linear, Index3 size) {
     simd.ready = 0;
     simd.arrived = 0;
     simd.threadgroup_epoch = 0;
+    simd.meetings = 0;
     simd.device_epoch = 0;
     waiting_[s] = 0;
   }
