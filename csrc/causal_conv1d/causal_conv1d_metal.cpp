@@ -9,7 +9,6 @@ namespace {
 using Layout = CausalConv1dLayout;
 
 constexpr const char* kLibrary = "causal_conv1d";
-constexpr int kLanes = 32;
 // Lanes that keep a GPU's memory busy with four loads of 16 bytes each: 256 KiB on their way, which is what
 // 400 GB/s and half a microsecond of latency ask for.
 constexpr int kBusyLanes = 4096;
@@ -35,7 +34,7 @@ Plan plan_of(int rows, int dim, int pack, const int (&tile_rows)[kSizes]) {
   const auto lanes = [&](size_t size) { return int64_t{ceil_div(rows, tile_rows[size])} * packs; };
   size_t size = kSizes - 1;
   while (size > 0 && lanes(size) < kBusyLanes) --size;
-  return {pack, tile_rows[size], ceil_div(packs, kLanes), ceil_div(rows, tile_rows[size])};
+  return {pack, tile_rows[size], ceil_div(packs, kSimdWidth), ceil_div(rows, tile_rows[size])};
 }
 
 CausalConv1dParams params_of(const Arrays& inputs, const CausalConv1dOptions& options, const Plan& plan) {
@@ -75,7 +74,7 @@ void CausalConv1d::eval_gpu(const Arrays& inputs, Arrays& outputs) {
   options_.ragged ? kernel.input(inputs[4]) : kernel.absent();
   kernel.output(outputs[0]).output(outputs[1]).params(p);
   kernel.run({plan.blocks, ceil_div(p.tiles + rowless_sequences(p), Layout::tiles_per_group), 1},
-             {kLanes, Layout::tiles_per_group, 1});
+             {kSimdWidth, Layout::tiles_per_group, 1});
 }
 
 void CausalConv1dGrad::eval_gpu(const Arrays& inputs, Arrays& outputs) {
@@ -98,14 +97,14 @@ void CausalConv1dGrad::eval_gpu(const Arrays& inputs, Arrays& outputs) {
   // Without a state, one SIMD-group writes the zeros that stand for its gradient.
   const int extra = options_.has_state ? rowless_sequences(p) : 1;
   kernel.run({plan.blocks, ceil_div(p.tiles + extra, Layout::tiles_per_group), 1},
-             {kLanes, Layout::tiles_per_group, 1});
+             {kSimdWidth, Layout::tiles_per_group, 1});
 
   MetalKernel(stream(), kLibrary, "causal_conv1d_bwd_sum_float32", {{0, width}})
       .input(partials)
       .output(outputs[1])
       .output(outputs[2])
       .params(CausalConv1dSumParams{dim, p.tiles})
-      .run({ceil_div(dim, kLanes), 1, 1}, {kLanes, Layout::sum_groups, 1});
+      .run({ceil_div(dim, kSimdWidth), 1, 1}, {kSimdWidth, Layout::sum_groups, 1});
 }
 
 }  // namespace ghost

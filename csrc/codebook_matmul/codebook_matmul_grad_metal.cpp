@@ -16,7 +16,6 @@ constexpr const char* kGradLibrary = "codebook_matmul_grad";
 constexpr const char* kAssignLibrary = "codebook_matmul_assign";
 
 constexpr int kGradStage = 32;  // a multiple of the rows that one stage of any dtype takes
-constexpr int kSimdWidth = 32;
 
 // Rows that are summed are not split into less than what makes the partial results small beside the operands.
 constexpr int kLeastSplitRows = 256;

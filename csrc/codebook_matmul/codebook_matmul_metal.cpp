@@ -18,8 +18,6 @@ constexpr const char* kGemvLibrary = "codebook_matmul_gemv";
 constexpr const char* kMmaLibrary = "codebook_matmul_mma";
 constexpr const char* kTiledLibrary = "codebook_matmul_tiled";
 
-constexpr int kSimdWidth = 32;
-
 // x W with few rows of x: rows of W that make the partial sums of a split small beside its codes. All
 // SIMD-groups of a threadgroup take 16 rows at a time.
 constexpr int kLeastSplitRows = 128;

@@ -10,14 +10,17 @@
 namespace ghost {
 namespace {
 
-constexpr size_t kSimdWidth = 32;
 // The version is part of every name: MLX keeps libraries by name for the whole process.
 constexpr const char* kPrefix = "ghost_native_" GHOST_VERSION;
 
-std::string folder_of_module() {
-  Dl_info info;
-  if (!dladdr(reinterpret_cast<const void*>(&folder_of_module), &info)) return {};
-  return std::filesystem::path(info.dli_fname).parent_path().string();
+// Looked up once: every launch asks.
+const std::string& folder_of_module() {
+  static const std::string folder = []() -> std::string {
+    Dl_info info;
+    if (!dladdr(reinterpret_cast<const void*>(&folder_of_module), &info)) return {};
+    return std::filesystem::path(info.dli_fname).parent_path().string();
+  }();
+  return folder;
 }
 
 // Compiled when the package was built, where the Metal compiler was there.
@@ -61,7 +64,7 @@ MTL::ComputePipelineState* find_kernel(const mx::Stream& stream, const char* lib
   } catch (const std::exception& error) {
     fail_kernel(name, error.what());
   }
-  if (kernel->threadExecutionWidth() != kSimdWidth) {
+  if (kernel->threadExecutionWidth() != static_cast<NS::UInteger>(kSimdWidth)) {
     fail_kernel(name, "SIMD-groups have " + std::to_string(kernel->threadExecutionWidth()) +
                           " threads, given a kernel written for 32.");
   }

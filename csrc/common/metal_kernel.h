@@ -9,6 +9,8 @@
 
 namespace ghost {
 
+constexpr int kSimdWidth = 32;
+
 struct Extent {
   int x = 1;
   int y = 1;

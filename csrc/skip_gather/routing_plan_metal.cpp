@@ -1,19 +1,9 @@
-#include "common/metal_kernel.h"
-#include "skip_gather/params.h"
 #include "skip_gather/skip_gather.h"
+#include "skip_gather/skip_gather_metal.h"
 
 namespace ghost {
-namespace {
 
-using Layout = SkipGatherLayout;
-
-constexpr const char* kLibrary = "skip_gather";
-constexpr int kLanes = 32;
-constexpr Extent kThreads{kLanes, Layout::groups, 1};
-
-Extent groups_for(int simdgroups) { return {ceil_div(simdgroups, Layout::groups), 1, 1}; }
-
-}  // namespace
+using namespace skip_gather_metal;
 
 // Three launches, so that no threadgroup waits for another: count by block, add up, write.
 void RoutingPlan::eval_gpu(const Arrays& inputs, Arrays& outputs) {
@@ -41,7 +31,7 @@ void RoutingPlan::eval_gpu(const Arrays& inputs, Arrays& outputs) {
   scan.input(mask);
   ragged_ ? scan.input(inputs[1]) : scan.absent();
   scan.input(counts).output(before).output(range).output(outputs[2]).params(p);
-  scan.run({1, 1, 1}, {kLanes, Layout::scan_groups, 1});
+  scan.run({1, 1, 1}, {kSimdWidth, Layout::scan_groups, 1});
 
   MetalKernel write(stream(), kLibrary, "routing_plan_write");
   write.input(mask);

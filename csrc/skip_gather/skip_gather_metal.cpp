@@ -1,19 +1,15 @@
+#include "skip_gather/skip_gather_metal.h"
+
 #include "common/metal_alignment.h"
-#include "common/metal_kernel.h"
-#include "skip_gather/params.h"
 #include "skip_gather/skip_gather.h"
 
 namespace ghost {
+
+using namespace skip_gather_metal;
+
 namespace {
 
-using Layout = SkipGatherLayout;
-
-constexpr const char* kLibrary = "skip_gather";
-constexpr int kLanes = 32;
 constexpr int kMapThreads = 256;  // of kernels with a thread an element
-constexpr Extent kThreads{kLanes, Layout::groups, 1};
-
-Extent groups_for(int simdgroups) { return {ceil_div(simdgroups, Layout::groups), 1, 1}; }
 
 // Every row of the operands is read or written in packs where all allow it.
 SkipGatherParams params_of(int rows, int n, int dim, std::initializer_list<const mx::array*> operands) {

@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import mlx.core as mx
+
 from tests.metal_cpu.report import Report, Traffic
+from tests.operators import vjp
 
 HERE = Path(__file__).resolve().parent
 
@@ -30,6 +33,16 @@ SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 def ceil_div(n: int, by: int) -> int:
     return -(-n // by)
+
+
+def gradients_of(
+    call: Callable[[dict[str, mx.array]], list[mx.array]], operands: dict[str, mx.array]
+) -> list[mx.array]:
+    """Gradients of call in all its operands, with random cotangents."""
+    cotangents = [mx.random.normal(v.shape).astype(v.dtype) for v in call(operands)]
+    mx.eval(cotangents)
+    names = list(operands)
+    return vjp(lambda *values: call(dict(zip(names, values, strict=True))), list(operands.values()), cotangents)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from tests.metal_cpu.budget import SIZES, Buffer, Case, Launch, ceil_div
+from tests.metal_cpu.budget import SIZES, Buffer, Case, Launch, ceil_div, gradients_of
 
 import ghost_native as gn
 
@@ -237,14 +237,7 @@ class Shape:
         return self.call(self.operands())
 
     def run_backward(self) -> list[mx.array]:
-        operands = self.operands()
-        names = list(operands)
-        cotangents = [mx.random.normal(v.shape).astype(v.dtype) for v in self.call(operands)]
-        mx.eval(cotangents)
-        _, gradients = mx.vjp(
-            lambda *values: self.call(dict(zip(names, values, strict=True))), list(operands.values()), cotangents
-        )
-        return gradients
+        return gradients_of(self.call, self.operands())
 
     def cases(self, name: str) -> list[Case]:
         return [
