@@ -12,6 +12,7 @@ void bind_gelu(nb::module_& m);
 void bind_rms_norm(nb::module_& m);
 void bind_selective_scan(nb::module_& m);
 void bind_skip_gather(nb::module_& m);
+void bind_sparse_attention(nb::module_& m);
 
 inline void bind_operators(nb::module_& m) {
   bind_causal_conv1d(m);
@@ -23,6 +24,7 @@ inline void bind_operators(nb::module_& m) {
   bind_rms_norm(m);
   bind_selective_scan(m);
   bind_skip_gather(m);
+  bind_sparse_attention(m);
 }
 
 }  // namespace ghost

@@ -17,6 +17,7 @@ from ghost_native.ops.gelu import gelu
 from ghost_native.ops.rms_norm import rms_norm
 from ghost_native.ops.selective_scan import selective_scan, selective_scan_states, selective_state_update
 from ghost_native.ops.skip_gather import RoutingPlan, bucketed_capacity, routing_plan, skip_gather, skip_scatter
+from ghost_native.ops.sparse_attention import sparse_attention
 
 __all__ = [
     "RoutingPlan",
@@ -41,4 +42,5 @@ __all__ = [
     "selective_state_update",
     "skip_gather",
     "skip_scatter",
+    "sparse_attention",
 ]
