@@ -3,6 +3,7 @@
 #include "common/bindings.h"
 
 namespace ghost {
+void bind_adamw(nb::module_& m);
 void bind_causal_conv1d(nb::module_& m);
 void bind_codebook_matmul(nb::module_& m);
 void bind_cross_entropy(nb::module_& m);
@@ -15,6 +16,7 @@ void bind_skip_gather(nb::module_& m);
 void bind_sparse_attention(nb::module_& m);
 
 inline void bind_operators(nb::module_& m) {
+  bind_adamw(m);
   bind_causal_conv1d(m);
   bind_codebook_matmul(m);
   bind_cross_entropy(m);

@@ -2,6 +2,8 @@
 Native operators of ghost_native. Use the documented functions of ghost_native.ops.
 """
 
+from collections.abc import Sequence
+
 import mlx.core
 
 
@@ -24,6 +26,10 @@ def metal_available() -> bool: ...
 def force_composed() -> bool: ...
 
 def set_force_composed(on: bool) -> None: ...
+
+def adamw_update(parameters: Sequence[mlx.core.array], gradients: Sequence[mlx.core.array], m: Sequence[mlx.core.array], v: Sequence[mlx.core.array], rate: mlx.core.array, step: mlx.core.array, scale: mlx.core.array, *, beta1: float, beta2: float, eps: float, weight_decay: float, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> list[mlx.core.array]: ...
+
+def global_norm(arrays: Sequence[mlx.core.array], *, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> mlx.core.array: ...
 
 def causal_conv1d(x: mlx.core.array, weight: mlx.core.array, bias: mlx.core.array | None = None, *, activation: str | None = None, initial_state: mlx.core.array | None = None, cu_seqlens: mlx.core.array | None = None, stream: mlx.core.Stream | mlx.core.ThreadLocalStream | mlx.core.Device | mlx.core.DeviceType | None = None) -> tuple[mlx.core.array, mlx.core.array]: ...
 

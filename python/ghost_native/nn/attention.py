@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import mlx.core as mx
 import numpy as np
@@ -94,26 +94,28 @@ class SparseAttention(nn.Module):
         stride, count, new_rows = self.stride, state["count"], k.shape[1]
         seen = state["seen"] + new_rows
         kept = [("window_k", "strided_k", k), ("window_v", "strided_v", v)]
-        new_state = AttentionState(**{**state, "count": count + lengths, "seen": seen})
+        new_state: AttentionState = {**state, "count": count + lengths, "seen": seen}
+        old: Any = state
+        new: Any = new_state
         if state["exact"]:
             # Every sequence stands at the same row: slices do.
             first = (-state["seen"] - 1) % stride
             for window, strided, rows in kept:
-                last = rows if new_rows >= stride else mx.concatenate([state[window], rows], axis=1)
-                new_state[window] = last[:, last.shape[1] - stride :]
+                last = rows if new_rows >= stride else mx.concatenate([old[window], rows], axis=1)
+                new[window] = last[:, last.shape[1] - stride :]
                 if first < new_rows:
-                    new_state[strided] = mx.concatenate([state[strided], rows[:, first::stride]], axis=1)
+                    new[strided] = mx.concatenate([old[strided], rows[:, first::stride]], axis=1)
             return new_state
         newest = (lengths[:, None] + mx.arange(stride, dtype=mx.int32))[..., None]
         # Far row m comes from the new rows if its number falls among them, else from the cache.
         row = mx.arange(seen // stride, dtype=mx.int32) * stride + stride - 1 - count[:, None]
         fresh = ((row >= 0) & (row < lengths[:, None]))[..., None]
         for window, strided, rows in kept:
-            both, far = mx.concatenate([state[window], rows], axis=1), state[strided]
+            both, far = mx.concatenate([old[window], rows], axis=1), old[strided]
             index = mx.clip(row + stride, 0, both.shape[1] - 1)[..., None]
             grown = mx.pad(far, [(0, 0), (0, seen // stride - far.shape[1]), (0, 0)])
-            new_state[window] = mx.take_along_axis(both, newest, axis=1)
-            new_state[strided] = mx.where(fresh, mx.take_along_axis(both, index, axis=1), grown)
+            new[window] = mx.take_along_axis(both, newest, axis=1)
+            new[strided] = mx.where(fresh, mx.take_along_axis(both, index, axis=1), grown)
         return new_state
 
 

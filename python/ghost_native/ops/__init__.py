@@ -1,5 +1,6 @@
 """The operators: custom MLX primitives with CPU SIMD kernels, differentiable and usable in any MLX project."""
 
+from ghost_native.ops.adamw import adamw_update, global_norm
 from ghost_native.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from ghost_native.ops.codebook_matmul import (
     bucket_sum,
@@ -21,6 +22,7 @@ from ghost_native.ops.sparse_attention import sparse_attention
 
 __all__ = [
     "RoutingPlan",
+    "adamw_update",
     "bucket_sum",
     "bucketed_capacity",
     "causal_conv1d",
@@ -35,6 +37,7 @@ __all__ = [
     "dense_matmul",
     "embedding",
     "gelu",
+    "global_norm",
     "rms_norm",
     "routing_plan",
     "selective_scan",
