@@ -98,7 +98,7 @@ def test_many_steps_in_place():
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
 def test_global_norm(impl, dtype):
-    arrays = [mx.random.normal(s).astype(dtype) for s in [(33,), (29, 57), (), (0, 3)]]
+    arrays = [mx.random.normal(s).astype(dtype) for s in [(33,), (5, 57), (), (0, 3)]]
     expected = np.sqrt(sum((to_numpy(x) ** 2).sum() for x in arrays))
     assert_close(gn.global_norm(arrays), np.asarray(expected))
 
