@@ -14,34 +14,85 @@ ComposedForm composed_forward(float eps, mx::Stream s) {
   };
 }
 
+ComposedForm composed_add(float eps, mx::Stream s) {
+  return [eps, s](const Arrays& in) -> Arrays {
+    const auto h = mx::add(in[0], in[1], s);
+    return {h, composed_forward(eps, s)({h, in[2]})[0]};
+  };
+}
+
 // Same inputs and outputs as RmsNormGrad.
 ComposedForm composed_backward(float eps, mx::Stream s) {
   return [eps, s](const Arrays& in) -> Arrays {
-    return mx::vjp(composed_forward(eps, s), {in[1], in[2]}, {in[0]}).second;
+    // float32 to the end: dx is rounded once, after the sum.
+    const auto wide = [&](const mx::array& x) { return mx::astype(x, mx::float32, s); };
+    Arrays gradients = mx::vjp(composed_forward(eps, s), {wide(in[1]), in[2]}, {wide(in[0])}).second;
+    if (in.size() > 3) gradients[0] = mx::add(gradients[0], wide(in[3]), s);
+    gradients[0] = mx::astype(gradients[0], in[1].dtype(), s);
+    return gradients;
   };
+}
+
+Arrays gradients_of(const Arrays& inputs, float eps, mx::Stream s) {
+  const auto gradient = std::make_shared<RmsNormGrad>(s, composed_backward(eps, s), eps);
+  return outputs_of(gradient, inputs, {inputs[1].dtype(), mx::float32});
+}
+
+void check(const mx::array& x, const mx::array& weight, float eps) {
+  require_io_dtype(kOp, "x", x);
+  require_io_dtype(kOp, "weight", weight);
+  require(x.ndim() >= 1, kOp, "x has the wrong shape, given (), allowed: (..., dim).");
+  require_shape(kOp, "weight", weight, {x.shape(-1)}, "(dim,) of x");
+  require(eps >= 0.0f, kOp, "eps is negative, given ", eps, ", allowed: 0 or more.");
 }
 
 }  // namespace
 
 mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps, mx::StreamOrDevice stream) {
   const mx::Stream s = mx::to_stream(stream);
-  require_io_dtype(kOp, "x", x);
-  require_io_dtype(kOp, "weight", weight);
-  require(x.ndim() >= 1, kOp, "x has the wrong shape, given (), allowed: (..., dim).");
-  require_shape(kOp, "weight", weight, {x.shape(-1)}, "(dim,) of x");
-  require(eps >= 0.0f, kOp, "eps is negative, given ", eps, ", allowed: 0 or more.");
+  check(x, weight, eps);
   const Arrays inputs{dense(x, s), dense_float32(weight, s)};
   const ComposedForm composed = composed_forward(eps, s);
   if (use_composed(s, Kernels::cpu)) return composed(inputs)[0];
   return outputs_of(std::make_shared<RmsNorm>(s, composed, eps), inputs, {x.dtype()})[0];
 }
 
+std::pair<mx::array, mx::array> add_rms_norm(const mx::array& x, const mx::array& residual,
+                                             const mx::array& weight, float eps, mx::StreamOrDevice stream) {
+  const mx::Stream s = mx::to_stream(stream);
+  check(x, weight, eps);
+  require_shape(kOp, "residual", residual, x.shape(), "that of x");
+  require(residual.dtype() == x.dtype(), kOp, "residual has the wrong dtype, given ", residual.dtype(),
+          ", allowed: that of x, ", x.dtype(), ".");
+  const Arrays inputs{dense(x, s), dense(residual, s), dense_float32(weight, s)};
+  const ComposedForm composed = composed_add(eps, s);
+  const Arrays out =
+      use_composed(s, Kernels::cpu)
+          ? composed(inputs)
+          : outputs_of(std::make_shared<AddRmsNorm>(s, composed, eps), inputs, {x.dtype(), x.dtype()});
+  return {out[0], out[1]};
+}
+
 Arrays RmsNorm::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
                     const Arrays&) {
   const mx::Stream s = stream();
-  const auto gradient = std::make_shared<RmsNormGrad>(s, composed_backward(eps_, s), eps_);
-  const Arrays inputs{dense_as(cotangents[0], primals[0].dtype(), s), primals[0], primals[1]};
-  return pick(outputs_of(gradient, inputs, {primals[0].dtype(), mx::float32}), argnums);
+  return pick(gradients_of({dense_as(cotangents[0], primals[0].dtype(), s), primals[0], primals[1]}, eps_, s),
+              argnums);
+}
+
+// x and residual have one gradient.
+Arrays AddRmsNorm::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+                       const Arrays& outputs) {
+  const mx::Stream s = stream();
+  const auto dtype = primals[0].dtype();
+  const Arrays gradients = gradients_of(
+      {dense_as(cotangents[1], dtype, s), outputs[0], primals[2], dense_as(cotangents[0], dtype, s)}, eps_,
+      s);
+  return pick({gradients[0], gradients[0], gradients[1]}, argnums);
+}
+
+bool AddRmsNorm::is_equivalent(const mx::Primitive& other) const {
+  return eps_ == static_cast<const AddRmsNorm&>(other).eps_;
 }
 
 bool RmsNorm::is_equivalent(const mx::Primitive& other) const {

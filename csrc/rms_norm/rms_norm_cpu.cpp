@@ -23,6 +23,19 @@ void forward(const Arrays& in, mx::array& y, float eps) {
 }
 
 template <class T>
+void add_forward(const Arrays& in, Arrays& out, float eps) {
+  const int64_t rows = row_count(in[0]);
+  const int64_t dim = in[2].size();
+  const auto kernel = rms_norm_kernels().get<T>().add_forward;
+  parallel_for(tiles_of(rows), [&](int64_t i) {
+    const int64_t offset = i * kTileRows * dim;
+    kernel(in_ptr<T>(in[0]) + offset, in_ptr<T>(in[1]) + offset, in[2].data<float>(), eps,
+           out_ptr<T>(out[0]) + offset, out_ptr<T>(out[1]) + offset,
+           std::min(kTileRows, rows - i * kTileRows), dim);
+  });
+}
+
+template <class T>
 void backward(const Arrays& in, mx::array& dx, mx::array& dweight, float eps) {
   const int64_t rows = row_count(in[1]);
   const int64_t dim = in[2].size();
@@ -30,7 +43,8 @@ void backward(const Arrays& in, mx::array& dx, mx::array& dweight, float eps) {
   std::vector<float> partials(static_cast<size_t>(tiles_of(rows) * dim));
   parallel_for(tiles_of(rows), [&](int64_t i) {
     const int64_t offset = i * kTileRows * dim;
-    kernel(in_ptr<T>(in[0]) + offset, in_ptr<T>(in[1]) + offset, in[2].data<float>(), eps,
+    const T* dh = in.size() > 3 ? in_ptr<T>(in[3]) + offset : nullptr;
+    kernel(in_ptr<T>(in[0]) + offset, in_ptr<T>(in[1]) + offset, in[2].data<float>(), dh, eps,
            out_ptr<T>(dx) + offset, partials.data() + i * dim, std::min(kTileRows, rows - i * kTileRows),
            dim);
   });
@@ -46,6 +60,12 @@ void backward(const Arrays& in, mx::array& dx, mx::array& dweight, float eps) {
 void RmsNorm::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   dispatch_cpu_in_place(stream(), inputs, outputs, [eps = eps_](const Arrays& in, Arrays& out) {
     dispatch_dtype(in[0].dtype(), [&]<class T>() { forward<T>(in, out[0], eps); });
+  });
+}
+
+void AddRmsNorm::eval_cpu(const Arrays& inputs, Arrays& outputs) {
+  dispatch_cpu_in_place(stream(), inputs, outputs, [eps = eps_](const Arrays& in, Arrays& out) {
+    dispatch_dtype(in[0].dtype(), [&]<class T>() { add_forward<T>(in, out, eps); });
   });
 }
 

@@ -10,10 +10,13 @@ namespace ghost {
 // Over `rows` contiguous rows of `dim` elements; the first output may be the first input.
 template <class T>
 struct RmsNormKernels {
+  // h = x + residual, y the norm of h; h may be x.
+  void (*add_forward)(const T* x, const T* residual, const float* weight, float eps, T* h, T* y, int64_t rows,
+                      int64_t dim);
   void (*forward)(const T* x, const float* weight, float eps, T* y, int64_t rows, int64_t dim);
-  // Also adds the share of these rows to dweight (dim,).
-  void (*backward)(const T* dy, const T* x, const float* weight, float eps, T* dx, float* dweight,
-                   int64_t rows, int64_t dim);
+  // dx gets dh as well unless that is null. Adds the share of these rows to dweight (dim,).
+  void (*backward)(const T* dy, const T* x, const float* weight, const T* dh, float eps, T* dx,
+                   float* dweight, int64_t rows, int64_t dim);
 };
 
 using RmsNormTable = PerDtype<RmsNormKernels>;

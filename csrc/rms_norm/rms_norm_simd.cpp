@@ -21,10 +21,19 @@ void forward(const T* x, const float* weight, float eps, T* y, int64_t rows, int
   }
 }
 
-// With r = 1 / sqrt(mean(x^2) + eps) and a = dy * weight: dx = r a - x r^3 sum(a x) / dim, dweight = dy x r.
 template <class T>
-void backward(const T* dy, const T* x, const float* weight, float eps, T* dx, float* dweight, int64_t rows,
-              int64_t dim) {
+void add_forward(const T* x, const T* residual, const float* weight, float eps, T* h, T* y, int64_t rows,
+                 int64_t dim) {
+  for (int64_t r = 0; r < rows; ++r, x += dim, residual += dim, h += dim, y += dim) {
+    for_vectors(dim, [&](int64_t d, auto io) { io.put(h + d, io.get(x + d) + io.get(residual + d)); });
+    forward(h, weight, eps, y, 1, dim);
+  }
+}
+
+// With r = 1 / sqrt(mean(x^2) + eps) and a = dy * weight: dx = r a - x r^3 sum(a x) / dim, dweight = dy x r.
+template <bool Add, class T>
+GHOST_INLINE void backward_rows(const T* dy, const T* x, const float* weight, const T* dh, float eps, T* dx,
+                                float* dweight, int64_t rows, int64_t dim) {
   for (int64_t r = 0; r < rows; ++r, x += dim, dy += dim, dx += dim) {
     F32 power = splat(0.0f);
     F32 dot = splat(0.0f);
@@ -40,13 +49,25 @@ void backward(const T* dy, const T* x, const float* weight, float eps, T* dx, fl
       const F32 v = io.get(x + d);
       const F32 g = io.get(dy + d) * by;
       io.put(dweight + d, fma(g, v, io.get(dweight + d)));
-      io.put(dx + d, g * io.get(weight + d) - along * v);
+      F32 out = g * io.get(weight + d) - along * v;
+      if constexpr (Add) out = out + io.get(dh + r * dim + d);
+      io.put(dx + d, out);
     });
   }
 }
 
 template <class T>
-constexpr RmsNormKernels<T> kernels{forward<T>, backward<T>};
+void backward(const T* dy, const T* x, const float* weight, const T* dh, float eps, T* dx, float* dweight,
+              int64_t rows, int64_t dim) {
+  if (dh) {
+    backward_rows<true>(dy, x, weight, dh, eps, dx, dweight, rows, dim);
+  } else {
+    backward_rows<false>(dy, x, weight, dh, eps, dx, dweight, rows, dim);
+  }
+}
+
+template <class T>
+constexpr RmsNormKernels<T> kernels{add_forward<T>, forward<T>, backward<T>};
 
 }  // namespace
 

@@ -122,7 +122,10 @@ def test_same_bits_for_any_thread_count():
     ("changes", "message"),
     [
         ({"gradients": []}, r"\[adamw_update\] the lists differ in length, given 1 parameters, 0 gradients"),
-        ({"m": [mx.zeros((4,))]}, r"\[adamw_update\] m has the wrong shape, given \(4,\), allowed: \(3,\)"),
+        (
+            {"m": [mx.zeros((4,))]},
+            r"\[adamw_update\] m has the wrong shape, given \(4,\), allowed: that",
+        ),
         ({"v": [mx.zeros((3,), dtype=mx.float16)]}, r"v\[0\] has the wrong dtype, given float16, allowed: float32"),
         ({"betas": (0.9, 1.0)}, r"betas are out of range, given 0.9 and 1, allowed: \[0, 1\)"),
         ({"rate": mx.zeros((2,))}, r"rate has the wrong shape, given \(2,\), allowed: one element"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import ghost_native as gn
 from ghost_native.reference.rms_norm import rms_norm_ref, rms_norm_vjp_ref
 from tests.operators import DTYPES, central_differences, rounded, vjp
-from tests.tolerances import NRMSE, assert_close, nrmse
+from tests.tolerances import NRMSE, assert_close, nrmse, to_numpy
 
 
 def operands(shape, dtype="float32", seed=0):
@@ -49,6 +49,32 @@ def test_matches_reference(impl, dtype, shape):
 def test_every_instruction_set(isa, dtype):
     for dim in (3, 16, 45, 255):
         check((70, dim), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(2, 50, 33), (997,), (3, 131, 64), (0, 4), (200, 31)])
+def test_add_rms_norm(impl, dtype, shape):
+    (x, xr), (w, wr), (dy, dyr) = operands(shape, dtype)
+    (residual, rr), _, (dh, dhr) = operands(shape, dtype, seed=1)
+    h, y = gn.add_rms_norm(x, residual, w)
+    assert h.dtype == y.dtype == x.dtype
+    assert_close(h, xr + rr, dtype, "h")
+    rounded_h = to_numpy(h)
+    assert_close(y, rms_norm_ref(rounded_h, wr), dtype, "y")
+    dx, dresidual, dw = vjp(gn.add_rms_norm, [x, residual, w], [dh, dy])
+    expected, dw_expected = rms_norm_vjp_ref(rounded_h, wr, dyr)
+    assert_close(dx, expected + dhr, dtype, "dx")
+    assert_close(dw, dw_expected, dtype, "dw")
+    assert mx.array_equal(dx, dresidual)
+
+
+def test_add_rms_norm_transforms():
+    (x, _), (w, _), (r, _) = operands((3, 4, 9))
+    expected = gn.rms_norm(x + r, w)
+    assert_close(mx.compile(gn.add_rms_norm)(x, r, w)[1], np.array(expected))
+    assert_close(mx.vmap(gn.add_rms_norm, in_axes=(0, 0, None))(x, r, w)[1], np.array(expected))
+    with gn.composed_form():
+        assert_close(gn.add_rms_norm(x, r, w)[1], np.array(expected))
 
 
 def test_empty_rows():
@@ -138,3 +164,18 @@ def test_transforms():
 def test_malformed_input(arguments, message):
     with pytest.raises(ValueError, match=message):
         gn.rms_norm(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("residual", "message"),
+    [
+        (mx.zeros((3, 2)), r"\[rms_norm\] residual has the wrong shape, given \(3, 2\), allowed: that of x"),
+        (
+            mx.zeros((2, 3), dtype=mx.float16),
+            r"residual has the wrong dtype, given float16, allowed: that of x, float32",
+        ),
+    ],
+)
+def test_malformed_residual(residual, message):
+    with pytest.raises(ValueError, match=message):
+        gn.add_rms_norm(mx.zeros((2, 3)), residual, mx.zeros((3,)))

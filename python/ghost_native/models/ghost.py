@@ -120,12 +120,12 @@ class GhostLayer(nn.Module):
     ) -> tuple[mx.array, LayerState]:
         """h (batch, seqlen, dim), or (total, dim) with cu_seqlens. Returns h like it, and the new state."""
         y, mamba = self.mamba(self.mamba_norm(h), state["mamba"], cu_seqlens)
-        h = h + y
         new_state = LayerState(mamba=mamba)
         if "attention" in self:
-            y, new_state["attention"] = self.attention(self.attention_norm(h), state["attention"], cu_seqlens)
-            h = h + y
-        return h + self.ffn(self.ffn_norm(h)), new_state
+            h, x = self.attention_norm.add(h, y)
+            y, new_state["attention"] = self.attention(x, state["attention"], cu_seqlens)
+        h, x = self.ffn_norm.add(h, y)
+        return h + self.ffn(x), new_state
 
 
 class Ghost(nn.Module):

@@ -18,3 +18,7 @@ class RMSNorm(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         return ops.rms_norm(x, self.weight, self._eps)
+
+    def add(self, x: mx.array, residual: mx.array) -> tuple[mx.array, mx.array]:
+        """``h = x + residual`` and the norm of h."""
+        return ops.add_rms_norm(x, residual, self.weight, self._eps)

@@ -15,7 +15,7 @@ from ghost_native.ops.cross_entropy import cross_entropy
 from ghost_native.ops.dense_matmul import dense_matmul
 from ghost_native.ops.embedding import embedding
 from ghost_native.ops.gelu import gelu
-from ghost_native.ops.rms_norm import rms_norm
+from ghost_native.ops.rms_norm import add_rms_norm, rms_norm
 from ghost_native.ops.selective_scan import selective_scan, selective_scan_states, selective_state_update
 from ghost_native.ops.skip_gather import RoutingPlan, bucketed_capacity, routing_plan, skip_gather, skip_scatter
 from ghost_native.ops.sparse_attention import sparse_attention
@@ -23,6 +23,7 @@ from ghost_native.ops.sparse_attention import sparse_attention
 __all__ = [
     "RoutingPlan",
     "adamw_update",
+    "add_rms_norm",
     "bucket_sum",
     "bucketed_capacity",
     "causal_conv1d",

@@ -30,3 +30,29 @@ def rms_norm(
     """
     y: mx.array = _ext.rms_norm(x, weight, eps, stream=stream)
     return y
+
+
+def add_rms_norm(
+    x: mx.array,
+    residual: mx.array,
+    weight: mx.array,
+    eps: float = 1e-5,
+    *,
+    stream: mx.Stream | mx.Device | None = None,
+) -> tuple[mx.array, mx.array]:
+    """``h = x + residual`` and :func:`rms_norm` of h, as the blocks of a residual network need them.
+
+    Args:
+        x, residual: ``(..., dim)`` of one shape and dtype.
+        weight, eps, stream: as for :func:`rms_norm`.
+
+    Returns:
+        h and its norm, both like x.
+
+    Differentiable in x, residual and weight, through both results.
+
+    Raises:
+        ValueError: on a wrong shape or dtype, or a negative eps.
+    """
+    h, y = _ext.add_rms_norm(x, residual, weight, eps, stream=stream)
+    return h, y
