@@ -15,14 +15,14 @@ constexpr int64_t kSmallResult = 1 << 19;  // floats of a result that may be add
 constexpr int64_t kPackedB = 1 << 20;      // what one round packs of B
 constexpr int64_t kDirectColumns = 128;    // of B up to which A is read as it is, once a column panel
 constexpr int64_t kTurnedRows = 64;        // of A up to which the factors change places
-constexpr int64_t kSharedRows = 512;       // of A up to which all tiles share its panels
+constexpr int64_t kSharedRows = 1024;      // of A up to which all tiles share its panels
 constexpr int64_t kTileRows = 256;         // what a task keeps in the second-level cache
 constexpr int64_t kTileColumns = 256;
 // The same where tasks pack their own panels of A: wider, for they are packed again for every tile of a row.
 constexpr int64_t kOwnTileRows = 128;
 constexpr int64_t kOwnTileColumns = 512;
 constexpr int64_t kTilesWanted = 16;        // enough to share out evenly
-constexpr int64_t kPackDepths = 16;         // depths of all panels packed together
+constexpr int64_t kPackDepths = 4;          // depths of all panels packed together
 constexpr int64_t kPackElements = 1 << 15;  // elements packed by one task
 constexpr double kParallelWork = 6e6;  // multiply-adds below which waking a thread costs more than it gains
 
