@@ -44,7 +44,7 @@ GHOST_INLINE void dot_block(Words (&words)[R], const Levels<kind> (&levels)[R], 
 #pragma GCC unroll 16
   for (int j = 0; j < 16; ++j) {
     F32 v[R];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       v[r] = levels[r].look(shift_codes(words[r], j));
       // Padding decodes to level 0, which may be infinite.
@@ -53,7 +53,7 @@ GHOST_INLINE void dot_block(Words (&words)[R], const Levels<kind> (&levels)[R], 
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
       const F32 xm = load(x + m * stride + j * kWidth);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) sums[r][m][j % A] = fma(v[r], xm, sums[r][m][j % A]);
     }
   }
@@ -64,7 +64,7 @@ void dot_tile(const CodedMatrix& w, const float* x, int64_t stride, int64_t row,
               float* y, int64_t ldy) {
   constexpr int A = R * M < 8 ? 2 : 1;
   F32 sums[R][M][A];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
@@ -77,12 +77,12 @@ void dot_tile(const CodedMatrix& w, const float* x, int64_t stride, int64_t row,
   Levels<kind> levels[R];
   Words words[R];
   if constexpr (kind == Tables::uniform) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) levels[r].read(codebook + r * w.row_stride, 0, w);
   }
   const auto read_levels = [&](int64_t k) {
     if constexpr (kind != Tables::uniform) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) levels[r].read(codebook + r * w.row_stride, k, w);
     }
   };
@@ -90,20 +90,20 @@ void dot_tile(const CodedMatrix& w, const float* x, int64_t stride, int64_t row,
 #pragma GCC unroll 1
   for (; k + kBlock <= k1; k += kBlock) {
     read_levels(k);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) words[r] = load_words(codes + r * w.words() + k / 16);
     dot_block<kind, R, M, A>(words, levels, x + k, stride, sums, kWidth);
   }
   if (k < k1) {
     const int lanes = static_cast<int>((k1 - k) / 16);
     read_levels(k);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) words[r] = load_words_n(codes + r * w.words() + k / 16, lanes);
     dot_block<kind, R, M, A>(words, levels, x + k, stride, sums, lanes);
   }
 #pragma GCC unroll 4
   for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       float total = A == 2 ? sum(sums[r][m][0] + sums[r][m][A - 1]) : sum(sums[r][m][0]);
       if (k0 > 0) total += y[m * ldy + r];
@@ -117,6 +117,10 @@ void dot_rows(const CodedMatrix& w, const float* x, int64_t stride, int64_t n0, 
               int64_t k1, float* y, int64_t ldy) {
   constexpr int R = M <= 2 || kRegisters == 32 ? 4 : 2;
   int64_t n = n0;
+  // One row of x: eight rows of the weight keep eight sums going and as many streams of codes from memory.
+  if constexpr (M == 1 && kRegisters == 32) {
+    for (; n + 8 <= n1; n += 8) dot_tile<kind, 8, M>(w, x, stride, n, k0, k1, y + n, ldy);
+  }
   for (; n + R <= n1; n += R) dot_tile<kind, R, M>(w, x, stride, n, k0, k1, y + n, ldy);
   for (; n < n1; ++n) dot_tile<kind, 1, M>(w, x, stride, n, k0, k1, y + n, ldy);
 }

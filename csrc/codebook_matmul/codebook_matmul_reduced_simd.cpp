@@ -146,12 +146,12 @@ GHOST_INLINE void block(const uint32_t* codes, int64_t words_per_row, const Mode
                         const typename Mode::Element* x, int64_t stride, typename Mode::Sum (&sums)[R][M][A],
                         __mmask16 valid) {
   __m512i words[R];
-#  pragma GCC unroll 4
+#  pragma GCC unroll 8
   for (int r = 0; r < R; ++r) words[r] = _mm512_maskz_loadu_epi32(valid, codes + r * words_per_row);
 #  pragma GCC unroll 8
   for (int j = 0; j < Mode::kSteps; ++j) {
     __m512i v[R];
-#  pragma GCC unroll 4
+#  pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       v[r] = modes[r].look(words[r], j);
       if constexpr (kTail) v[r] = _mm512_maskz_mov_epi32(valid, v[r]);
@@ -159,7 +159,7 @@ GHOST_INLINE void block(const uint32_t* codes, int64_t words_per_row, const Mode
 #  pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
       const __m512i xm = _mm512_loadu_si512(x + m * stride + j * (kBlock / Mode::kSteps));
-#  pragma GCC unroll 4
+#  pragma GCC unroll 8
       for (int r = 0; r < R; ++r) sums[r][m][j % A] = Mode::multiply(sums[r][m][j % A], v[r], xm);
     }
   }
@@ -173,9 +173,11 @@ void tile(const CodedMatrix& w, const PreparedRows& rows, int64_t m0, int64_t ro
   const Element* x = static_cast<const Element*>(rows.data) + m0 * rows.stride;
   const uint32_t* codes = w.codes + row * w.words();
   Mode modes[R];
-  Mode::template read<R>(w.codebook + row * w.row_stride, w.row_stride, modes);
+  constexpr int kTogether = R == 8 ? 4 : R;
+  for (int r = 0; r < R; r += kTogether)
+    Mode::template read<kTogether>(w.codebook + (row + r) * w.row_stride, w.row_stride, modes + r);
   typename Mode::Sum sums[R][M][A];
-#  pragma GCC unroll 4
+#  pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #  pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
@@ -194,7 +196,7 @@ void tile(const CodedMatrix& w, const PreparedRows& rows, int64_t m0, int64_t ro
   }
 #  pragma GCC unroll 4
   for (int m = 0; m < M; ++m) {
-#  pragma GCC unroll 4
+#  pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const auto all = A == 2 ? Mode::add(sums[r][m][0], sums[r][m][A - 1]) : sums[r][m][0];
       y[(m0 + m) * ldy + row + r] = modes[r].finish(Mode::total(all), rows, m0 + m);
@@ -206,6 +208,10 @@ template <class Mode, int M>
 void some_rows(const CodedMatrix& w, const PreparedRows& rows, int64_t m0, int64_t n0, int64_t n1, float* y,
                int64_t ldy) {
   int64_t n = n0;
+  // One row of x: eight rows of the weight keep eight sums going and as many streams of codes from memory.
+  if constexpr (M == 1) {
+    for (; n + 8 <= n1; n += 8) tile<Mode, 8, M>(w, rows, m0, n, y, ldy);
+  }
   for (; n + 4 <= n1; n += 4) tile<Mode, 4, M>(w, rows, m0, n, y, ldy);
   for (; n < n1; ++n) tile<Mode, 1, M>(w, rows, m0, n, y, ldy);
 }

@@ -9,15 +9,20 @@ namespace ghost {
 namespace {
 
 // Sizes in floats, for a 1 MiB second-level cache and 32 KiB or more of first level.
-constexpr int64_t kDepthBlock = 256;   // a panel of B this deep stays in the first-level cache
-constexpr int64_t kPackedA = 2 << 20;  // what one round packs of A and of B
-constexpr int64_t kPackedB = 1 << 20;
-constexpr int64_t kDirectColumns = 128;  // of B up to which A is read as it is, once a column panel
-constexpr int64_t kTurnedRows = 64;      // of A up to which the factors change places
-constexpr int64_t kTileRows = 256;       // rows of A a task keeps in the second-level cache
+constexpr int64_t kDepthBlock = 256;  // a panel of B this deep stays in the first-level cache
+constexpr int64_t kRoundDepth = 512;  // of a round of a small result: its panels stay in the second level
+constexpr int64_t kSmallResult = 1 << 19;  // floats of a result that may be added to again and again
+constexpr int64_t kPackedB = 1 << 20;      // what one round packs of B
+constexpr int64_t kDirectColumns = 128;    // of B up to which A is read as it is, once a column panel
+constexpr int64_t kTurnedRows = 64;        // of A up to which the factors change places
+constexpr int64_t kSharedRows = 1024;      // of A up to which all tiles share its panels
+constexpr int64_t kTileRows = 256;         // what a task keeps in the second-level cache
 constexpr int64_t kTileColumns = 256;
+// The same where tasks pack their own panels of A: wider, for they are packed again for every tile of a row.
+constexpr int64_t kOwnTileRows = 128;
+constexpr int64_t kOwnTileColumns = 512;
 constexpr int64_t kTilesWanted = 16;        // enough to share out evenly
-constexpr int64_t kPackDepths = 16;         // depths of all panels packed together
+constexpr int64_t kPackDepths = 4;          // depths of all panels packed together
 constexpr int64_t kPackElements = 1 << 15;  // elements packed by one task
 constexpr double kParallelWork = 6e6;  // multiply-adds below which waking a thread costs more than it gains
 
@@ -42,7 +47,8 @@ struct Panels {
   int64_t vector;  // 0, or the width of B's last panel is rounded to this
   int64_t k0;
   int64_t depth;
-  float* packed;  // null where micro kernels read the operand itself
+  float* packed;         // null where micro kernels read the operand itself
+  bool by_tile = false;  // packed by the task that multiplies it, a block of depth at a time
 
   int64_t count() const { return ceil_div(outer, stride); }
   int64_t size(int64_t p) const { return std::min(stride, outer - p * stride); }
@@ -63,6 +69,24 @@ struct Panels {
     gemm_kernels().pack(operand, first + p * stride, static_cast<int>(size(p)), static_cast<int>(width(p)),
                         k0 + from, k0 + to, packed + p * stride * depth + from * width(p));
   }
+  // What is packed in order of memory: panels, or depths of all panels.
+  int64_t pieces() const { return along_outer() ? depth : count(); }
+  void pack_pieces(int64_t begin, int64_t end) const {
+    if (!along_outer()) {
+      for (int64_t p = begin; p < end; ++p) pack(p, 0, depth);
+      return;
+    }
+    for (int64_t k = begin; k < end; k += kPackDepths) {
+      for (int64_t p = 0; p < count(); ++p) pack(p, k, std::min(k + kPackDepths, end));
+    }
+  }
+  // The panels of `rows` outer indices from `row0` and `block` depths from k, packed by the calling thread.
+  Panels packed_block(int64_t row0, int64_t rows, int64_t k, int64_t block) const {
+    float* to = scratch(Scratch::gemm_a, static_cast<size_t>(round_up(rows, stride) * block));
+    const Panels result{operand, first + row0, rows, stride, vector, k0 + k, block, to};
+    result.pack_pieces(0, result.pieces());
+    return result;
+  }
 };
 
 struct Tiling {
@@ -72,10 +96,16 @@ struct Tiling {
   int64_t columns;
 };
 
-Tiling tile(int64_t a_panels, int64_t a_stride, int64_t b_panels, int64_t b_stride, bool parallel) {
+Tiling tile(const Panels& a, const Panels& b, bool parallel) {
+  const int64_t a_panels = a.count();
+  const int64_t a_stride = a.stride;
+  const int64_t b_panels = b.count();
+  const int64_t b_stride = b.stride;
+  const int64_t most_rows = a.by_tile ? kOwnTileRows : kTileRows;
+  const int64_t most_columns = a.by_tile ? kOwnTileColumns : kTileColumns;
   const int64_t step = std::max<int64_t>(1, kGemmColumnStep / b_stride);
-  int64_t down = std::min(a_panels, std::max<int64_t>(1, kTileRows / a_stride));
-  int64_t across = std::min(round_up(b_panels, step), std::max<int64_t>(1, kTileColumns / b_stride));
+  int64_t down = std::min(a_panels, std::max<int64_t>(1, most_rows / a_stride));
+  int64_t across = std::min(round_up(b_panels, step), std::max<int64_t>(1, most_columns / b_stride));
   const auto tiles = [&] { return ceil_div(a_panels, down) * ceil_div(b_panels, across); };
   while (parallel && tiles() < kTilesWanted && (down > 2 || across > step)) {
     if (across > step && (across * b_stride > down * a_stride || down <= 2)) {
@@ -116,16 +146,21 @@ void multiply_tile(const Round& round, const Tiling& tiling, int64_t index, cons
   for (int64_t k = 0; k < a.depth; k += kDepthBlock) {
     const int64_t depth = std::min(kDepthBlock, a.depth - k);
     const bool accumulate = k > 0 || (round.c && round.accumulate);
+    // The same panels, but a task that packs its own has only those of this tile and block.
+    const Panels own = a.by_tile ? a.packed_block(row0, rows, k, depth) : a;
+    const int64_t p0 = a.by_tile ? a0 : 0;
+    const int64_t own_k = a.by_tile ? 0 : k;
     for (int64_t q = b0; q < b1; ++q) {
       const int64_t vectors = b.width(q) / kernels.width;
       float* column = c + (q - b0) * b.stride;
       for (int64_t p = a0; p < a1; ++p) {
         // A panel that ends with the operand is multiplied by a kernel of just its rows, for it may not be
         // padded.
-        const int64_t rows = a.packed ? a.stride : a.size(p);
+        const int64_t rows = own.packed ? a.stride : a.size(p);
         kernels.micro[2 * (rows - 1) + vectors - 1](
-            depth, a.at(p, k), a.outer_step(), a.depth_step(), b.at(q, k), column + (p - a0) * a.stride * ldc,
-            ldc, static_cast<int>(a.size(p)), static_cast<int>(b.size(q)), accumulate);
+            depth, own.at(p - p0, own_k), own.outer_step(), own.depth_step(), b.at(q, k),
+            column + (p - a0) * a.stride * ldc, ldc, static_cast<int>(a.size(p)), static_cast<int>(b.size(q)),
+            accumulate);
       }
     }
   }
@@ -134,7 +169,7 @@ void multiply_tile(const Round& round, const Tiling& tiling, int64_t index, cons
 }
 
 void multiply_round(const Round& round, bool parallel, const GemmEpilogue& epilogue) {
-  const Tiling tiling = tile(round.a.count(), round.a.stride, round.b.count(), round.b.stride, parallel);
+  const Tiling tiling = tile(round.a, round.b, parallel);
   run(tiling.rows * tiling.columns, parallel, [&](int64_t i) { multiply_tile(round, tiling, i, epilogue); });
 }
 
@@ -148,21 +183,14 @@ void pack(std::initializer_list<const Panels*> operands, bool parallel) {
   std::vector<Share> shares;
   for (const Panels* panels : operands) {
     if (!panels->packed) continue;
-    const bool by_depth = panels->along_outer();
-    const int64_t total = by_depth ? panels->depth : panels->count();
-    const int64_t elements = by_depth ? panels->outer : panels->stride * panels->depth;
+    const int64_t total = panels->pieces();
+    const int64_t elements = panels->along_outer() ? panels->outer : panels->stride * panels->depth;
     const int64_t each = std::max<int64_t>(1, kPackElements / elements);
     for (int64_t i = 0; i < total; i += each) shares.push_back({panels, i, std::min(i + each, total)});
   }
   run(static_cast<int64_t>(shares.size()), parallel, [&](int64_t i) {
     const auto& [panels, begin, end] = shares[static_cast<size_t>(i)];
-    if (!panels->along_outer()) {
-      for (int64_t p = begin; p < end; ++p) panels->pack(p, 0, panels->depth);
-      return;
-    }
-    for (int64_t k = begin; k < end; k += kPackDepths) {
-      for (int64_t p = 0; p < panels->count(); ++p) panels->pack(p, k, std::min(k + kPackDepths, end));
-    }
+    panels->pack_pieces(begin, end);
   });
 }
 
@@ -217,26 +245,24 @@ void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, float* c, c
   // Panels of A as even as can be: 16 rows are two panels of 8, not 14 and 2.
   const int64_t a_stride = ceil_div(rows, ceil_div(rows, kernels.max_rows));
   const int64_t b_stride = 2 * kernels.width;
-  const int64_t deepest = std::min(depth, kGemmDepth);
-  const int64_t round_rows = std::min(rows, std::max(a_stride, kPackedA / deepest / a_stride * a_stride));
+  const int64_t deepest = std::min(depth, c && rows * columns <= kSmallResult ? kRoundDepth : kGemmDepth);
   const int64_t round_columns = std::min(
       round_up(columns, b_stride), std::max(kTileColumns, kPackedB / deepest / kTileColumns * kTileColumns));
   const bool direct = a.type == GemmOperand::Type::f32 && columns <= kDirectColumns;
-  float* a_packed =
-      direct ? nullptr
-             : scratch(Scratch::gemm_a, static_cast<size_t>(round_up(round_rows, a_stride) * deepest));
+  const bool by_tile = !direct && rows > kSharedRows;
+  float* a_packed = direct || by_tile
+                        ? nullptr
+                        : scratch(Scratch::gemm_a, static_cast<size_t>(round_up(rows, a_stride) * deepest));
   float* b_packed = scratch(Scratch::gemm_b, static_cast<size_t>(round_columns * deepest));
 
-  for (int64_t k0 = 0; k0 < depth; k0 += kGemmDepth) {
-    const int64_t k_count = std::min(kGemmDepth, depth - k0);
-    for (int64_t i0 = 0; i0 < rows; i0 += round_rows) {
-      const Panels pa{a, i0, std::min(round_rows, rows - i0), a_stride, 0, k0, k_count, a_packed};
-      for (int64_t j0 = 0; j0 < columns; j0 += round_columns) {
-        const Panels pb{b,       j0,      std::min(round_columns, columns - j0), b_stride, kernels.width, k0,
-                        k_count, b_packed};
-        j0 == 0 ? pack({&pa, &pb}, parallel) : pack({&pb}, parallel);
-        multiply_round({pa, pb, c, columns, k0 > 0, k0 + k_count == depth}, parallel, epilogue);
-      }
+  for (int64_t k0 = 0; k0 < depth; k0 += deepest) {
+    const int64_t k_count = std::min(deepest, depth - k0);
+    const Panels pa{a, 0, rows, a_stride, 0, k0, k_count, a_packed, by_tile};
+    for (int64_t j0 = 0; j0 < columns; j0 += round_columns) {
+      const Panels pb{b,       j0,      std::min(round_columns, columns - j0), b_stride, kernels.width, k0,
+                      k_count, b_packed};
+      j0 == 0 ? pack({&pa, &pb}, parallel) : pack({&pb}, parallel);
+      multiply_round({pa, pb, c, columns, k0 > 0, k0 + k_count == depth}, parallel, epilogue);
     }
   }
 }

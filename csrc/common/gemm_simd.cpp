@@ -136,6 +136,7 @@ void pack_transposed(const GemmOperand& m, int64_t outer0, int count, int stride
   }
 }
 
+constexpr int64_t kAhead = 16;
 // The outer index is contiguous in memory.
 template <class T>
 void pack_straight(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k0, int64_t k1,
@@ -150,6 +151,7 @@ void pack_straight(const GemmOperand& m, int64_t outer0, int count, int stride, 
     for (int lane0 = 0; lane0 < stride; lane0 += kWidth) {
       const int lanes = min_of(kWidth, stride - lane0);
       const int have = max_of(0, min_of(lanes, count - lane0));
+      __builtin_prefetch(from + kAhead * m.depth_stride + lane0);
       const F32 v = have == lanes && readable >= lane0 + kWidth ? load(from + lane0)
                     : have > 0                                  ? load_n(from + lane0, have)
                                                                 : splat(0.0f);

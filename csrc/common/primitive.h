@@ -49,14 +49,18 @@ bool use_composed(const mx::Stream& stream, Kernels kernels);
 bool force_composed();
 void set_force_composed(bool on);
 
-// Input arrays as the kernels take them: row-contiguous, on the operator's stream.
-inline mx::array dense(const mx::array& x, const mx::Stream& s) { return mx::contiguous(x, false, s); }
+// Input arrays as the kernels take them: row-contiguous, on the operator's stream. An array that is there and
+// dense already needs no node to make it so: for a row of decoding such nodes take longer than the work.
+// Inputs of a compiled function are not there while it is traced.
+inline mx::array dense(const mx::array& x, const mx::Stream& s) {
+  return x.is_available() && x.flags().row_contiguous ? x : mx::contiguous(x, false, s);
+}
 // The same in a given dtype: tangents and cotangents may come in another than that of what they belong to.
 inline mx::array dense_as(const mx::array& x, mx::Dtype dtype, const mx::Stream& s) {
-  return mx::contiguous(mx::astype(x, dtype, s), false, s);
+  return dense(mx::astype(x, dtype, s), s);
 }
 inline mx::array dense_float32(const mx::array& x, const mx::Stream& s) {
-  return mx::contiguous(mx::astype(x, mx::float32, s), false, s);
+  return dense_as(x, mx::float32, s);
 }
 
 // Allocates the outputs of eval_cpu and queues work(inputs, outputs) on the stream. The work runs even when

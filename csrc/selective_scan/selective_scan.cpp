@@ -71,22 +71,15 @@ SelectiveScanOptions validate(const char* op, const ScanOperands& in, ScanRowsAs
           in.initial_state.has_value()};
 }
 
-// Decoding builds this graph for every row: an array that is there and dense already needs no node to make it
-// so, and the nodes of nine operands take longer than the step itself.
-mx::array ready(const mx::array& x, mx::Stream s) {
-  return x.is_available() && x.flags().row_contiguous ? x : dense(x, s);
-}
-mx::array ready_float32(const mx::array& x, mx::Stream s) { return ready(mx::astype(x, mx::float32, s), s); }
-
 // Rows stay in their dtype; what has no row of u's size becomes float32 here.
 Arrays gather(const ScanOperands& in, mx::Stream s) {
-  Arrays inputs{ready(in.u, s), ready(in.delta, s), ready_float32(in.A, s), ready_float32(in.B, s),
-                ready_float32(in.C, s)};
-  if (in.D) inputs.push_back(ready_float32(*in.D, s));
-  if (in.z) inputs.push_back(ready(*in.z, s));
-  if (in.delta_bias) inputs.push_back(ready_float32(*in.delta_bias, s));
-  if (in.initial_state) inputs.push_back(ready_float32(*in.initial_state, s));
-  if (in.cu_seqlens) inputs.push_back(ready(*in.cu_seqlens, s));
+  Arrays inputs{dense(in.u, s), dense(in.delta, s), dense_float32(in.A, s), dense_float32(in.B, s),
+                dense_float32(in.C, s)};
+  if (in.D) inputs.push_back(dense_float32(*in.D, s));
+  if (in.z) inputs.push_back(dense(*in.z, s));
+  if (in.delta_bias) inputs.push_back(dense_float32(*in.delta_bias, s));
+  if (in.initial_state) inputs.push_back(dense_float32(*in.initial_state, s));
+  if (in.cu_seqlens) inputs.push_back(dense(*in.cu_seqlens, s));
   return inputs;
 }
 
