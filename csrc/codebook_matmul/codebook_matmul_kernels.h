@@ -42,6 +42,30 @@ struct CodebookReducedKernels {
 };
 GHOST_DECLARE_KERNELS(CodebookReducedKernels, codebook_reduced_table, codebook_reduced_kernels)
 
+// Reduced precision for many rows of x: panels of decoded weights, multiplied by broadcasts of x. Null where
+// there are no instructions for it.
+constexpr int kCodebookPanelRows = 32;  // weight rows of a panel
+using CodebookPanelMicro = void (*)(int64_t steps, const void* x, int64_t stride, const void* panel, void* c,
+                                    bool accumulate);
+struct CodebookPanelMode {
+  // Decodes words [word0, word1) of `rows` rows from row0 on.
+  void (*pack)(const CodedMatrix& w, int64_t row0, int rows, int64_t word0, int64_t word1, void* panel);
+  // c (rows, kCodebookPanelRows) = or += x panel^T. Rows of prepared x are `stride` bytes apart.
+  void (*multiply)(int64_t words, const void* x, int64_t stride, int64_t rows, const void* panel, void* c,
+                   bool accumulate);
+  // y[m * ldy + j] for `columns` weight rows from row0 on. Only count, steps and sums of x are read.
+  void (*finish)(const CodedMatrix& w, int64_t row0, int columns, const void* c, const PreparedRows& x,
+                 float* y, int64_t ldy);
+};
+struct CodebookPanelKernels {
+  void (*prepare_bfloat16)(const float* x, int64_t columns, uint16_t* prepared);
+  // As that of CodebookReducedKernels.
+  int32_t (*prepare_int8)(const float* x, float step, int64_t columns, int8_t* prepared);
+  CodebookPanelMode bfloat16;
+  CodebookPanelMode int8;
+};
+GHOST_DECLARE_KERNELS(CodebookPanelKernels, codebook_panel_table, codebook_panel_kernels)
+
 struct CodebookKernels {
   // Adds values[k] to sums[code of k] for `words` words of codes.
   void (*bucket_sum)(const uint32_t* codes, const float* values, int64_t words, float* sums);

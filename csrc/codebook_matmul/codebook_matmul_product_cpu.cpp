@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -21,6 +22,10 @@ constexpr int64_t kDotRows = 64;
 constexpr int64_t kDotRowsNarrow = 8;
 constexpr int64_t kWide = 512;
 constexpr int64_t kAccumulateRows = 32;
+constexpr int64_t kPanelRows = 32;        // of x from which decoding reduced panels once pays
+constexpr int64_t kPanelBytes = 1 << 15;  // of a panel that stays in the first-level cache
+constexpr int64_t kPanelsTogether = 4;    // panels of a task that share a block of x from the second level
+constexpr int64_t kPrepareRows = 8;
 // Products of at most this many multiply-adds stay on the calling thread: waking another takes longer.
 constexpr int64_t kSerialWork = 1 << 21;
 constexpr int64_t kTasksWanted = 16;
@@ -80,13 +85,14 @@ void dot_bfloat16(const Problem& p, const float* x, float* y) {
 }
 
 float step_of(const float* x, int64_t n) {
-  float largest = 0.0f;
+  // Magnitudes of floats are ordered as their bits are; what is not finite comes last.
+  int32_t largest = 0;
   for (int64_t i = 0; i < n; ++i) {
-    if (!std::isfinite(x[i]))
-      return std::numeric_limits<float>::quiet_NaN();  // and so will the row's results be
-    largest = std::max(largest, std::abs(x[i]));
+    largest = std::max(largest, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
   }
-  return largest / 127.0f;
+  if (largest >= 0x7f800000)
+    return std::numeric_limits<float>::quiet_NaN();  // and so will the row's results be
+  return std::bit_cast<float>(largest) / 127.0f;
 }
 
 void dot_int8(const Problem& p, const float* x, float* y) {
@@ -103,6 +109,59 @@ void dot_int8(const Problem& p, const float* x, float* y) {
     sums[i] = kernels.prepare_int8(row, steps[i], p.w.columns, prepared + m * stride);
   }
   run_dot(p, kernels.dot_int8, {prepared, stride, p.rows, steps.data(), sums.data()}, y);
+}
+
+// Many rows of x in a reduced mode: panels of weights are decoded once and multiplied by all of x.
+void multiply_panels(const Problem& p, Activation activation, const float* x, float* y) {
+  const auto& kernels = codebook_panel_kernels();
+  const bool int8 = activation == Activation::int8;
+  const CodebookPanelMode& mode = int8 ? kernels.int8 : kernels.bfloat16;
+  const int64_t size = int8 ? 1 : 2;
+  const int64_t columns = p.w.columns;
+  // x is stored a block of depth after the other, so that its rows do not fall on the same cache sets.
+  const int64_t block = kPanelBytes / kCodebookPanelRows / size;
+  auto* prepared = reinterpret_cast<char*>(
+      scratch(Scratch::prepared, static_cast<size_t>(p.rows * columns * size + 3) / 4));
+  const auto block_of = [&](int64_t k) { return prepared + k * p.rows * size; };
+  const auto width = [&](int64_t k) { return std::min(block, columns - k); };
+  std::vector<float> steps(static_cast<size_t>(p.rows));
+  std::vector<int32_t> sums(static_cast<size_t>(p.rows), 0);
+  split(p.rows, kPrepareRows, p.work(), [&](int64_t m0, int64_t m1) {
+    for (int64_t m = m0; m < m1; ++m) {
+      const auto i = static_cast<size_t>(m);
+      const float* row = x + m * columns;
+      if (int8) steps[i] = step_of(row, columns);
+      for (int64_t k = 0; k < columns; k += block) {
+        char* to = block_of(k) + m * width(k) * size;
+        if (int8) {
+          sums[i] += kernels.prepare_int8(row + k, steps[i], width(k), reinterpret_cast<int8_t*>(to));
+        } else {
+          kernels.prepare_bfloat16(row + k, width(k), reinterpret_cast<uint16_t*>(to));
+        }
+      }
+    }
+  });
+  const PreparedRows rows{nullptr, 0, p.rows, steps.data(), sums.data()};
+  const int64_t panels = ceil_div(p.w.rows, kCodebookPanelRows);
+  const int64_t each = std::clamp<int64_t>(panels / kTasksWanted, 1, kPanelsTogether);
+  split(panels, each, p.work(), [&](int64_t first, int64_t last) {
+    const int64_t results = p.rows * kCodebookPanelRows;
+    float* c = scratch(Scratch::gemm_tile, static_cast<size_t>(each * results));
+    float* panel = scratch(Scratch::gemm_b, kPanelBytes / sizeof(float));
+    const auto row0 = [](int64_t i) { return i * kCodebookPanelRows; };
+    const auto count = [&](int64_t i) {
+      return static_cast<int>(std::min<int64_t>(kCodebookPanelRows, p.w.rows - row0(i)));
+    };
+    for (int64_t k = 0; k < columns; k += block) {
+      for (int64_t i = first; i < last; ++i) {
+        mode.pack(p.w, row0(i), count(i), k / 16, (k + width(k)) / 16, panel);
+        mode.multiply(width(k) / 16, block_of(k), width(k) * size, p.rows, panel, c + (i - first) * results,
+                      k > 0);
+      }
+    }
+    for (int64_t i = first; i < last; ++i)
+      mode.finish(p.w, row0(i), count(i), c + (i - first) * results, rows, y + row0(i), p.w.rows);
+  });
 }
 
 void accumulate(const Problem& p, const float* x, float* y) {
@@ -133,7 +192,12 @@ void reduced_product(const Problem& p, Activation activation, const float* x, fl
   const auto& kernels = codebook_reduced_kernels();
   // 127 * 127 * columns has to fit 32 bits.
   const bool fits = activation != Activation::int8 || p.w.columns <= (1 << 17);
-  if (p.transpose && p.w.groups() == 1 && kernels.dot_int8 && fits) {
+  const bool by_row = p.w.groups() == 1;
+  if (p.transpose && p.rows >= kPanelRows && codebook_panel_kernels().prepare_int8 && fits &&
+      (by_row || activation == Activation::bfloat16)) {
+    return multiply_panels(p, activation, x, y);
+  }
+  if (p.transpose && by_row && kernels.dot_int8 && fits) {
     return activation == Activation::int8 ? dot_int8(p, x, y) : dot_bfloat16(p, x, y);
   }
   std::vector<float> rounded(static_cast<size_t>(p.rows * p.depth()));

@@ -136,7 +136,9 @@ void pack_transposed(const GemmOperand& m, int64_t outer0, int count, int stride
   }
 }
 
+// Rows of the operand are far apart, out of reach of hardware prefetchers.
 constexpr int64_t kAhead = 16;
+
 // The outer index is contiguous in memory.
 template <class T>
 void pack_straight(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k0, int64_t k1,

@@ -131,12 +131,26 @@ def test_activation_modes(isa, activation, transpose):
         (3, 34, 640, 64),
         (7, 37, 272, "row"),
         (33, 21, 288, 32),
+        (32, 33, 560, "row"),
+        (45, 70, 1104, "tensor"),
+        (47, 65, 1088, 64),
     ]:
         (x, xr), (codes, words), (codebook, cr), _ = operands((rows,), n, k, per, transpose=transpose)
         y = gn.codebook_matmul(x, codes, codebook, transpose=transpose, activation=activation)
         rounded_first = codebook_matmul_ref(xr, words, cr, transpose=transpose, activation=activation)
         assert_close(y, rounded_first, what=f"{activation} {rows} {per}")
         assert nrmse(y, codebook_matmul_ref(xr, words, cr, transpose=transpose)) < limit
+
+
+@pytest.mark.parametrize("activation", MODES[1:])
+def test_not_finite_in_a_reduced_mode_stays_in_its_row(isa, activation):
+    for rows in (2, 40):
+        (x, _), (codes, _), (codebook, _), _ = operands((rows,), 37, 272)
+        want = np.array(gn.codebook_matmul(x, codes, codebook, activation=activation))
+        x[1, -1] = np.nan
+        y = np.array(gn.codebook_matmul(x, codes, codebook, activation=activation))
+        assert not np.isfinite(y[1]).any()
+        np.testing.assert_array_equal(np.delete(y, 1, axis=0), np.delete(want, 1, axis=0))
 
 
 @pytest.mark.parametrize("activation", MODES)
@@ -316,6 +330,7 @@ def test_same_bits_for_any_thread_count():
     for threads in (1, 2, 5):
         gn.set_num_threads(threads)
         few = [gn.codebook_matmul(x[:3], codes, codebook, activation=mode) for mode in MODES]
+        few += [gn.codebook_matmul(x[:45], codes, codebook, activation=mode) for mode in MODES]
         few.append(gn.codebook_matmul(dy[:3], codes, codebook, transpose=False))
         shared = vjp(lambda x, c: gn.codebook_matmul(x, codes, c), [x, codebook], [dy])
         results.append([*vjp(gn.codebook_matmul_latent, [x, w, codebook], [dy]), *few, *shared])

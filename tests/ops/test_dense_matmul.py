@@ -59,9 +59,11 @@ def test_mixed_dtypes():
     check(operands((21,), 19, 33, "float32", "float16"), "float16")
 
 
-@pytest.mark.parametrize(("rows", "n", "k"), [(600, 700, 520), (9, 33, 9000), (5000, 20, 12), (20, 3000, 700)])
+@pytest.mark.parametrize(
+    ("rows", "n", "k"), [(600, 700, 520), (1100, 150, 600), (9, 33, 9000), (5000, 20, 12), (20, 3000, 700)]
+)
 def test_blocks_and_threads(rows, n, k):
-    """Sizes over every block of the engine: depth over 4096, several tiles and rounds."""
+    """Sizes over every block of the engine: depth over 4096, several tiles and rounds, panels shared or not."""
     check(operands((rows,), n, k), "float32")
     check(operands((rows,), n, k, "bfloat16"), "bfloat16")
 
