@@ -14,11 +14,12 @@ constexpr const char* kAssign = "codebook_assign";
 constexpr const char* kDequantize = "codebook_dequantize";
 constexpr const char* kBucketSum = "bucket_sum";
 
-Activation parse_activation(const std::string& name) {
+Activation parse_activation(const char* op, const std::string& name, bool int8) {
   if (name == "float32") return Activation::float32;
   if (name == "bfloat16") return Activation::bfloat16;
-  if (name == "int8") return Activation::int8;
-  fail(kMatmul, "unknown activation, given '", name, "', allowed: 'float32', 'bfloat16', 'int8'.");
+  if (name == "int8" && int8) return Activation::int8;
+  fail(op, "unknown activation, given '", name, "', allowed: 'float32', 'bfloat16'",
+       int8 ? ", 'int8'." : ".");
 }
 
 void require_codes(const char* op, const mx::array& codes) {
@@ -110,7 +111,7 @@ mx::array bucket_sums(const mx::array& dw, const mx::array& codes, int groups, m
 mx::array codebook_matmul(const mx::array& x, const mx::array& codes, const mx::array& codebook,
                           bool transpose, const std::string& activation, mx::StreamOrDevice stream) {
   const mx::Stream s = mx::to_stream(stream);
-  const Activation mode = parse_activation(activation);
+  const Activation mode = parse_activation(kMatmul, activation, true);
   require_io_dtype(kMatmul, "x", x);
   require_codes(kMatmul, codes);
   const int rows = codes.shape(0);
@@ -122,8 +123,9 @@ mx::array codebook_matmul(const mx::array& x, const mx::array& codes, const mx::
 }
 
 mx::array codebook_matmul_latent(const mx::array& x, const mx::array& weight, const mx::array& codebook,
-                                 mx::StreamOrDevice stream) {
+                                 const std::string& activation, mx::StreamOrDevice stream) {
   const mx::Stream s = mx::to_stream(stream);
+  const Activation mode = parse_activation(kLatent, activation, false);
   require_io_dtype(kLatent, "x", x);
   require_latent(kLatent, "weight", weight, codebook);
   require_last(kLatent, "x", x, weight.shape(1), "(..., K) with K");
@@ -132,7 +134,7 @@ mx::array codebook_matmul_latent(const mx::array& x, const mx::array& weight, co
   const ComposedForm composed = codebook_composed::latent(s);
   if (use_composed(s, Kernels::cpu_and_metal)) return composed(inputs)[0];
   return mx::array(product_shape(x, weight.shape(0)), x.dtype(),
-                   std::make_shared<CodebookMatmulLatent>(s, composed), inputs);
+                   std::make_shared<CodebookMatmulLatent>(s, composed, mode), inputs);
 }
 
 mx::array codebook_assign(const mx::array& w, const mx::array& codebook, mx::StreamOrDevice stream) {
@@ -221,7 +223,7 @@ Arrays CodebookMatmulLatent::vjp(const Arrays& primals, const Arrays& cotangents
   const Arrays inputs{primals[0], primals[3], primals[2],
                       dense_as(cotangents[0], primals[0].dtype(), stream())};
   const auto gradient = std::make_shared<CodebookMatmulLatentGrad>(
-      stream(), codebook_composed::latent_gradient(wanted, stream()), wanted);
+      stream(), codebook_composed::latent_gradient(wanted, stream()), wanted, activation_);
   // Outputs come in the order of the inputs, argnums in any.
   std::vector<int> order;
   for (int i = 0; i < 3; ++i) {
@@ -243,12 +245,16 @@ std::pair<Arrays, std::vector<int>> CodebookMatmulLatent::vmap(const Arrays& inp
   if (axes[0] < 0 || axes[1] >= 0 || axes[2] >= 0 || axes[3] >= 0) return Primitive::vmap(inputs, axes);
   Arrays rows = inputs;
   rows[0] = dense(mx::moveaxis(inputs[0], axes[0], 0, stream()), stream());
-  const auto primitive = std::make_shared<CodebookMatmulLatent>(stream(), composed());
+  const auto primitive = std::make_shared<CodebookMatmulLatent>(stream(), composed(), activation_);
   return {{mx::array(primitive->output_shapes(rows)[0], rows[0].dtype(), primitive, rows)}, {0}};
 }
 
 std::vector<mx::Shape> CodebookMatmulLatent::output_shapes(const Arrays& inputs) {
   return {product_shape(inputs[0], inputs[1].shape(0))};
+}
+
+bool CodebookMatmulLatent::is_equivalent(const mx::Primitive& other) const {
+  return activation_ == static_cast<const CodebookMatmulLatent&>(other).activation_;
 }
 
 std::vector<mx::Shape> CodebookMatmulLatentGrad::output_shapes(const Arrays& inputs) {
@@ -260,7 +266,8 @@ std::vector<mx::Shape> CodebookMatmulLatentGrad::output_shapes(const Arrays& inp
 }
 
 bool CodebookMatmulLatentGrad::is_equivalent(const mx::Primitive& other) const {
-  return wanted_ == static_cast<const CodebookMatmulLatentGrad&>(other).wanted_;
+  const auto& o = static_cast<const CodebookMatmulLatentGrad&>(other);
+  return wanted_ == o.wanted_ && activation_ == o.activation_;
 }
 
 std::vector<mx::Shape> CodebookAssign::output_shapes(const Arrays& inputs) {

@@ -18,9 +18,10 @@ mx::array codebook_matmul(const mx::array& x, const mx::array& codes, const mx::
                           bool transpose, const std::string& activation, mx::StreamOrDevice s = {});
 
 // The same with codes = codebook_assign(weight, codebook) inside, and straight-through gradients: the
-// weight's is that of the decoded weight, with no mask, the codebook's its sums over equal codes.
+// weight's is that of the decoded weight, with no mask, the codebook's its sums over equal codes. float32 or
+// bfloat16 products, in both passes.
 mx::array codebook_matmul_latent(const mx::array& x, const mx::array& weight, const mx::array& codebook,
-                                 mx::StreamOrDevice s = {});
+                                 const std::string& activation, mx::StreamOrDevice s = {});
 
 // Codes of the nearest levels of w (N, K); the first of levels equally near, and level 0 for NaN.
 mx::array codebook_assign(const mx::array& w, const mx::array& codebook, mx::StreamOrDevice s = {});
@@ -67,15 +68,19 @@ class CodebookGrad : public Primitive {
 // Inputs x, weight (float32), codebook (float32), codes. The weight is there for its gradient alone.
 class CodebookMatmulLatent : public Primitive {
  public:
-  CodebookMatmulLatent(mx::Stream stream, ComposedForm composed) : Primitive(stream, std::move(composed)) {}
+  CodebookMatmulLatent(mx::Stream stream, ComposedForm composed, Activation activation)
+      : Primitive(stream, std::move(composed)), activation_(activation) {}
 
   GHOST_EVAL
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays& outputs) override;
   std::pair<Arrays, std::vector<int>> vmap(const Arrays& inputs, const std::vector<int>& axes) override;
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
-  bool is_equivalent(const mx::Primitive&) const override { return true; }
+  bool is_equivalent(const mx::Primitive& other) const override;
   DEFINE_NAME(CodebookMatmulLatent)
+
+ private:
+  Activation activation_;
 };
 
 // Inputs x, codes, codebook, dy; outputs those asked for of dx, dweight, dcodebook.
@@ -87,8 +92,8 @@ class CodebookMatmulLatentGrad : public Primitive {
     bool codebook = false;
     bool operator==(const Wanted&) const = default;
   };
-  CodebookMatmulLatentGrad(mx::Stream stream, ComposedForm composed, Wanted wanted)
-      : Primitive(stream, std::move(composed)), wanted_(wanted) {}
+  CodebookMatmulLatentGrad(mx::Stream stream, ComposedForm composed, Wanted wanted, Activation activation)
+      : Primitive(stream, std::move(composed)), wanted_(wanted), activation_(activation) {}
 
   GHOST_EVAL
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
@@ -97,6 +102,7 @@ class CodebookMatmulLatentGrad : public Primitive {
 
  private:
   Wanted wanted_;
+  Activation activation_;
 };
 
 // Inputs w, codebook, both float32; output codes.

@@ -73,19 +73,20 @@ class BucketSums {
 // left (M, N)^T right (M, K): the gradient of the decoded weight, kept in dweight unless that is null, and
 // the codebook's unless that is null.
 void weight_gradients(const mx::array& left, const mx::array& right, const CodedMatrix& w, float* dweight,
-                      mx::array* dcodebook) {
+                      mx::array* dcodebook, GemmPrecision precision) {
   const int64_t depth = leading_size(left);
   GemmOperand a;
   GemmOperand b;
   dispatch_dtype(left.dtype(), [&]<class T>() { a = sum_rows(in_ptr<T>(left), depth, w.rows); });
   dispatch_dtype(right.dtype(), [&]<class T>() { b = sum_rows(in_ptr<T>(right), depth, w.columns); });
-  if (!dcodebook) return gemm(a, b, depth, dweight);
+  if (!dcodebook) return gemm(a, b, depth, dweight, precision);
   BucketSums sums(w);
-  if (depth > 0) gemm(a, b, depth, dweight, [&](const GemmTile& tile) { sums.add(tile); });
+  if (depth > 0) gemm(a, b, depth, dweight, [&](const GemmTile& tile) { sums.add(tile); }, precision);
   if (depth == 0 && dweight) std::fill(dweight, dweight + w.rows * w.columns, 0.0f);
   sums.finish(*dcodebook);
 }
 
+constexpr int64_t kReducedSize = 64;  // of a weight's sides, from which training products gain by bfloat16
 constexpr int64_t kTaskWords = 1 << 12;  // words of codes that one task goes through
 
 template <class Fn>
@@ -141,31 +142,35 @@ void CodebookMatmul::eval_cpu(const Arrays& inputs, Arrays& outputs) {
 
 void CodebookGrad::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   dispatch_cpu(stream(), inputs, outputs, [](const Arrays& in, Arrays& out) {
-    weight_gradients(in[0], in[1], coded(in[2], in[3]), nullptr, &out[0]);
+    weight_gradients(in[0], in[1], coded(in[2], in[3]), nullptr, &out[0], GemmPrecision::float32);
   });
 }
 
 void CodebookMatmulLatent::eval_cpu(const Arrays& inputs, Arrays& outputs) {
-  dispatch_cpu(stream(), inputs, outputs, [](const Arrays& in, Arrays& out) {
-    multiply_codes(in[0], coded(in[3], in[2]), true, Activation::float32, out[0]);
+  dispatch_cpu(stream(), inputs, outputs, [activation = activation_](const Arrays& in, Arrays& out) {
+    const CodedMatrix w = coded(in[3], in[2]);
+    const bool small = std::min(w.rows, w.columns) < kReducedSize;
+    multiply_codes(in[0], w, true, small ? Activation::float32 : activation, out[0]);
   });
 }
 
 void CodebookMatmulLatentGrad::eval_cpu(const Arrays& inputs, Arrays& outputs) {
-  dispatch_cpu(stream(), inputs, outputs, [wanted = wanted_](const Arrays& in, Arrays& out) {
+  const auto precision =
+      activation_ == Activation::bfloat16 ? GemmPrecision::bfloat16 : GemmPrecision::float32;
+  dispatch_cpu(stream(), inputs, outputs, [wanted = wanted_, precision](const Arrays& in, Arrays& out) {
     const CodedMatrix w = coded(in[1], in[2]);
     size_t next = 0;
     if (wanted.x) {
       const GemmOperand b = sum_rows(w);
       dispatch_dtype(in[3].dtype(), [&]<class T>() {
         const GemmOperand a = sum_columns(in_ptr<T>(in[3]), leading_size(in[3]), w.rows);
-        gemm(a, b, w.rows, out_ptr<T>(out[next]));
+        gemm(a, b, w.rows, out_ptr<T>(out[next]), precision);
       });
       ++next;
     }
     float* dweight = wanted.weight ? out[next++].data<float>() : nullptr;
     mx::array* dcodebook = wanted.codebook ? &out[next] : nullptr;
-    if (dweight || dcodebook) weight_gradients(in[3], in[0], w, dweight, dcodebook);
+    if (dweight || dcodebook) weight_gradients(in[3], in[0], w, dweight, dcodebook, precision);
   });
 }
 

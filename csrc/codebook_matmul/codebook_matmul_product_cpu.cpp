@@ -212,8 +212,9 @@ void reduced_product(const Problem& p, Activation activation, const float* x, fl
   w.codebook = levels.data();
   const Problem exact{w, p.rows, p.transpose};
   if (exact.small()) return small_product(exact, rounded.data(), y);
+  // What int8 rounds to has no exact bfloat16.
   gemm(sum_columns(rounded.data(), p.rows, p.depth()), p.transpose ? sum_columns(w) : sum_rows(w), p.depth(),
-       y);
+       y, activation == Activation::bfloat16 ? GemmPrecision::bfloat16 : GemmPrecision::float32);
 }
 
 // x or y as float32, through a buffer when the operator has another type.

@@ -17,6 +17,10 @@ struct GemmTile {
   const float* c;
   int64_t ldc;
 };
+// bfloat16 rounds both factors and keeps float32 sums. It is float32 where that is faster: on CPUs without
+// instructions for it and for small products.
+enum class GemmPrecision { float32, bfloat16 };
+
 using GemmEpilogue = std::function<void(const GemmTile&)>;
 
 // Depth that is summed in one go; longer sums need somewhere to keep the partial ones.
@@ -29,12 +33,16 @@ inline constexpr int64_t kGemmColumnStep = 128;
 // summands of each tile if depth is over kGemmDepth. With c, the epilogue runs once per finished tile.
 // Epilogues run on several threads, one tile each. The partition and the order of every sum depend on the
 // shapes alone.
-void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, float* c, const GemmEpilogue& epilogue);
+void gemm(GemmOperand a, GemmOperand b, int64_t depth, float* c, const GemmEpilogue& epilogue,
+          GemmPrecision precision = GemmPrecision::float32);
 
 // The same with the result stored in the element type of an operator.
-void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, float* c);
-void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, float16* c);
-void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, bfloat16* c);
+void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, float* c,
+          GemmPrecision precision = GemmPrecision::float32);
+void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, float16* c,
+          GemmPrecision precision = GemmPrecision::float32);
+void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, bfloat16* c,
+          GemmPrecision precision = GemmPrecision::float32);
 
 void convert(const float* from, float* to, int64_t n);
 void convert(const float* from, float16* to, int64_t n);

@@ -21,6 +21,7 @@ constexpr int64_t kTileColumns = 256;
 // The same where tasks pack their own panels of A: wider, for they are packed again for every tile of a row.
 constexpr int64_t kOwnTileRows = 128;
 constexpr int64_t kOwnTileColumns = 512;
+constexpr int64_t kPairedSize = 64;         // of every side: below, packing pairs costs what they save
 constexpr int64_t kTilesWanted = 16;        // enough to share out evenly
 constexpr int64_t kPackDepths = 4;          // depths of all panels packed together
 constexpr int64_t kPackElements = 1 << 15;  // elements packed by one task
@@ -48,6 +49,7 @@ struct Panels {
   int64_t k0;
   int64_t depth;
   float* packed;         // null where micro kernels read the operand itself
+  bool pairs;            // depths are counted, and lie in panels, as pairs of bfloat16
   bool by_tile = false;  // packed by the task that multiplies it, a block of depth at a time
 
   int64_t count() const { return ceil_div(outer, stride); }
@@ -66,8 +68,10 @@ struct Panels {
     return operand.type == GemmOperand::Type::codes ? operand.outer_is_columns : operand.depth_stride != 1;
   }
   void pack(int64_t p, int64_t from, int64_t to) const {
-    gemm_kernels().pack(operand, first + p * stride, static_cast<int>(size(p)), static_cast<int>(width(p)),
-                        k0 + from, k0 + to, packed + p * stride * depth + from * width(p));
+    const auto& kernels = gemm_kernels();
+    (pairs ? kernels.pack_pairs : kernels.pack)(operand, first + p * stride, static_cast<int>(size(p)),
+                                                static_cast<int>(width(p)), k0 + from, k0 + to,
+                                                packed + p * stride * depth + from * width(p));
   }
   // What is packed in order of memory: panels, or depths of all panels.
   int64_t pieces() const { return along_outer() ? depth : count(); }
@@ -83,7 +87,7 @@ struct Panels {
   // The panels of `rows` outer indices from `row0` and `block` depths from k, packed by the calling thread.
   Panels packed_block(int64_t row0, int64_t rows, int64_t k, int64_t block) const {
     float* to = scratch(Scratch::gemm_a, static_cast<size_t>(round_up(rows, stride) * block));
-    const Panels result{operand, first + row0, rows, stride, vector, k0 + k, block, to};
+    const Panels result{operand, first + row0, rows, stride, vector, k0 + k, block, to, pairs};
     result.pack_pieces(0, result.pieces());
     return result;
   }
@@ -130,6 +134,7 @@ struct Round {
 
 void multiply_tile(const Round& round, const Tiling& tiling, int64_t index, const GemmEpilogue& epilogue) {
   const auto& kernels = gemm_kernels();
+  const GemmMicroKernel* micro = round.a.pairs ? kernels.micro_pairs : kernels.micro;
   const Panels& a = round.a;
   const Panels& b = round.b;
   const int64_t a0 = index / tiling.columns * tiling.a_panels;
@@ -157,10 +162,10 @@ void multiply_tile(const Round& round, const Tiling& tiling, int64_t index, cons
         // A panel that ends with the operand is multiplied by a kernel of just its rows, for it may not be
         // padded.
         const int64_t rows = own.packed ? a.stride : a.size(p);
-        kernels.micro[2 * (rows - 1) + vectors - 1](
-            depth, own.at(p - p0, own_k), own.outer_step(), own.depth_step(), b.at(q, k),
-            column + (p - a0) * a.stride * ldc, ldc, static_cast<int>(a.size(p)), static_cast<int>(b.size(q)),
-            accumulate);
+        micro[2 * (rows - 1) + vectors - 1](depth, own.at(p - p0, own_k), own.outer_step(), own.depth_step(),
+                                            b.at(q, k), column + (p - a0) * a.stride * ldc, ldc,
+                                            static_cast<int>(a.size(p)), static_cast<int>(b.size(q)),
+                                            accumulate);
       }
     }
   }
@@ -204,12 +209,12 @@ void empty_sum(int64_t rows, int64_t columns, float* c, const GemmEpilogue& epil
 
 // C^T = B A^T: with few rows it is cheaper to turn the result round than to pack the larger factor.
 void gemm_turned(const GemmOperand& a, const GemmOperand& b, int64_t depth, float* c,
-                 const GemmEpilogue& epilogue) {
+                 const GemmEpilogue& epilogue, GemmPrecision precision) {
   const int64_t rows = a.outer;
   const int64_t columns = b.outer;
   const auto size = static_cast<size_t>(rows * columns);
   float* turned = scratch(Scratch::gemm_transposed, c ? size : 2 * size);
-  gemm(b, a, depth, turned, {});
+  gemm(b, a, depth, turned, {}, precision);
   if (!c) c = turned + size;
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < columns; ++j) c[i * columns + j] = turned[j * rows + i];
@@ -218,37 +223,45 @@ void gemm_turned(const GemmOperand& a, const GemmOperand& b, int64_t depth, floa
 }
 
 template <class T>
-void gemm_half(const GemmOperand& a, const GemmOperand& b, int64_t depth, T* c) {
+void gemm_half(const GemmOperand& a, const GemmOperand& b, int64_t depth, T* c, GemmPrecision precision) {
   const int64_t columns = b.outer;
   float* sums =
       depth > kGemmDepth ? scratch(Scratch::product, static_cast<size_t>(a.outer * columns)) : nullptr;
-  gemm(a, b, depth, sums, [&](const GemmTile& tile) {
+  const auto store = [&](const GemmTile& tile) {
     for (int64_t i = 0; i < tile.rows; ++i) {
       convert(tile.c + i * tile.ldc, c + (tile.row0 + i) * columns + tile.column0, tile.columns);
     }
-  });
+  };
+  gemm(a, b, depth, sums, store, precision);
 }
 
 }  // namespace
 
-void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, float* c, const GemmEpilogue& epilogue) {
+void gemm(GemmOperand a, GemmOperand b, int64_t depth, float* c, const GemmEpilogue& epilogue,
+          GemmPrecision precision) {
   const int64_t rows = a.outer;
   const int64_t columns = b.outer;
   if (rows == 0 || columns == 0) return;
   if (depth == 0) return empty_sum(rows, columns, c, epilogue);
   if (rows <= kTurnedRows && columns > kDirectColumns && b.type == GemmOperand::Type::f32) {
-    return gemm_turned(a, b, depth, c, epilogue);
+    return gemm_turned(a, b, depth, c, epilogue, precision);
   }
   const auto& kernels = gemm_kernels();
   const bool parallel =
       static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(depth) >= kParallelWork;
+  const bool pairs = precision == GemmPrecision::bfloat16 && kernels.micro_pairs &&
+                     std::min({rows, columns, depth}) >= kPairedSize;
+  if (pairs) {
+    a.depth = b.depth = depth;
+    depth = ceil_div(depth, 2);
+  }
   // Panels of A as even as can be: 16 rows are two panels of 8, not 14 and 2.
   const int64_t a_stride = ceil_div(rows, ceil_div(rows, kernels.max_rows));
   const int64_t b_stride = 2 * kernels.width;
   const int64_t deepest = std::min(depth, c && rows * columns <= kSmallResult ? kRoundDepth : kGemmDepth);
   const int64_t round_columns = std::min(
       round_up(columns, b_stride), std::max(kTileColumns, kPackedB / deepest / kTileColumns * kTileColumns));
-  const bool direct = a.type == GemmOperand::Type::f32 && columns <= kDirectColumns;
+  const bool direct = !pairs && a.type == GemmOperand::Type::f32 && columns <= kDirectColumns;
   const bool by_tile = !direct && rows > kSharedRows;
   float* a_packed = direct || by_tile
                         ? nullptr
@@ -257,22 +270,25 @@ void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, float* c, c
 
   for (int64_t k0 = 0; k0 < depth; k0 += deepest) {
     const int64_t k_count = std::min(deepest, depth - k0);
-    const Panels pa{a, 0, rows, a_stride, 0, k0, k_count, a_packed, by_tile};
+    const Panels pa{a, 0, rows, a_stride, 0, k0, k_count, a_packed, pairs, by_tile};
     for (int64_t j0 = 0; j0 < columns; j0 += round_columns) {
-      const Panels pb{b,       j0,      std::min(round_columns, columns - j0), b_stride, kernels.width, k0,
-                      k_count, b_packed};
+      const Panels pb{
+          b,        j0,   std::min(round_columns, columns - j0), b_stride, kernels.width, k0, k_count,
+          b_packed, pairs};
       j0 == 0 ? pack({&pa, &pb}, parallel) : pack({&pb}, parallel);
       multiply_round({pa, pb, c, columns, k0 > 0, k0 + k_count == depth}, parallel, epilogue);
     }
   }
 }
 
-void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, float* c) { gemm(a, b, depth, c, {}); }
-void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, float16* c) {
-  gemm_half(a, b, depth, c);
+void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, float* c, GemmPrecision precision) {
+  gemm(a, b, depth, c, {}, precision);
 }
-void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, bfloat16* c) {
-  gemm_half(a, b, depth, c);
+void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, float16* c, GemmPrecision precision) {
+  gemm_half(a, b, depth, c, precision);
+}
+void gemm(const GemmOperand& a, const GemmOperand& b, int64_t depth, bfloat16* c, GemmPrecision precision) {
+  gemm_half(a, b, depth, c, precision);
 }
 
 void convert(const float* from, float* to, int64_t n) { std::copy(from, from + n, to); }

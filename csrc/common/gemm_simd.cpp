@@ -17,7 +17,18 @@ constexpr int kRows = 12;
 constexpr int kRows = 4;
 #endif
 
-template <int R, int V>
+struct Exact {
+  static __attribute__((always_inline)) F32 multiply(F32 a, F32 b, F32 sum) { return fma(a, b, sum); }
+};
+#if defined(GHOST_ISA_avx512_bf16)
+struct Pairs {
+  static __attribute__((always_inline)) F32 multiply(F32 a, F32 b, F32 sum) {
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+  }
+};
+#endif
+
+template <class Mode, int R, int V>
 void micro(int64_t depth, const float* a, int64_t a_row, int64_t a_depth, const float* b, float* c,
            int64_t ldc, int rows, int columns, bool accumulate) {
   // Three rows a pointer: x86 addresses base, base + index and base + 2 * index.
@@ -40,7 +51,7 @@ void micro(int64_t depth, const float* a, int64_t a_row, int64_t a_depth, const 
     for (int i = 0; i < R; ++i) {
       const F32 ai = splat(group[i / 3][(i % 3) * a_row]);
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sums[i][v] = fma(ai, row[v], sums[i][v]);
+      for (int v = 0; v < V; ++v) sums[i][v] = Mode::multiply(ai, row[v], sums[i][v]);
     }
 #pragma GCC unroll 8
     for (int g = 0; g < kPointers; ++g) group[g] += a_depth;
@@ -78,21 +89,23 @@ void micro(int64_t depth, const float* a, int64_t a_row, int64_t a_depth, const 
   }
 }
 
+template <class Mode>
 constexpr GemmMicroKernel micro_kernels[] = {
-    micro<1, 1>,  micro<1, 2>,  micro<2, 1>,  micro<2, 2>,  micro<3, 1>,  micro<3, 2>,
-    micro<4, 1>,  micro<4, 2>,
+    micro<Mode, 1, 1>,  micro<Mode, 1, 2>,  micro<Mode, 2, 1>,  micro<Mode, 2, 2>,
+    micro<Mode, 3, 1>,  micro<Mode, 3, 2>,  micro<Mode, 4, 1>,  micro<Mode, 4, 2>,
 #if !defined(GHOST_ISA_portable)
-    micro<5, 1>,  micro<5, 2>,  micro<6, 1>,  micro<6, 2>,
+    micro<Mode, 5, 1>,  micro<Mode, 5, 2>,  micro<Mode, 6, 1>,  micro<Mode, 6, 2>,
 #endif
 #if defined(__AVX512F__) || defined(GHOST_ISA_neon)
-    micro<7, 1>,  micro<7, 2>,  micro<8, 1>,  micro<8, 2>,  micro<9, 1>,  micro<9, 2>,
-    micro<10, 1>, micro<10, 2>, micro<11, 1>, micro<11, 2>, micro<12, 1>, micro<12, 2>,
+    micro<Mode, 7, 1>,  micro<Mode, 7, 2>,  micro<Mode, 8, 1>,  micro<Mode, 8, 2>,
+    micro<Mode, 9, 1>,  micro<Mode, 9, 2>,  micro<Mode, 10, 1>, micro<Mode, 10, 2>,
+    micro<Mode, 11, 1>, micro<Mode, 11, 2>, micro<Mode, 12, 1>, micro<Mode, 12, 2>,
 #endif
 #if defined(__AVX512F__)
-    micro<13, 1>, micro<13, 2>, micro<14, 1>, micro<14, 2>,
+    micro<Mode, 13, 1>, micro<Mode, 13, 2>, micro<Mode, 14, 1>, micro<Mode, 14, 2>,
 #endif
 };
-static_assert(sizeof(micro_kernels) == 2 * kRows * sizeof(GemmMicroKernel));
+static_assert(sizeof(micro_kernels<Exact>) == 2 * kRows * sizeof(GemmMicroKernel));
 
 // Writes up to kWidth lanes of one depth index. A whole vector of the first lanes may spill into the
 // following index, which is written later, but not over the end of the panel; later lanes would spill into
@@ -237,6 +250,39 @@ void pack(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k
   }
 }
 
+#if defined(GHOST_ISA_avx512_bf16)
+// Depths [2 k0, 2 k1), those past the end of the operand zero, through a buffer of float32.
+void pack_pairs(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k0, int64_t k1,
+                float* panel) {
+  constexpr int64_t kAtOnce = 16;
+  float buffer[2 * kAtOnce * 2 * kWidth];
+  for (int64_t k = k0; k < k1; k += kAtOnce) {
+    const int64_t pairs = min_of(kAtOnce, k1 - k);
+    const int64_t end = min_of(2 * (k + pairs), m.depth);
+    pack(m, outer0, count, stride, 2 * k, end, buffer);
+    const int64_t filled = (end - 2 * k) * stride;
+    for (int64_t i = filled; i < 2 * pairs * stride; ++i) buffer[i] = 0.0f;
+    for (int64_t p = 0; p < pairs; ++p) {
+      const float* even = buffer + 2 * p * stride;
+      float* to = panel + (k - k0 + p) * stride;
+      for (int i = 0; i < stride; i += kWidth) {
+        const int n = min_of(kWidth, stride - i);
+        const __m512i both =
+            reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(load_n(even + stride + i, n), load_n(even + i, n)));
+        const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(both));
+        const __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(both, 1));
+        store_n(to + i, _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16))), n);
+      }
+    }
+  }
+}
+constexpr const GemmMicroKernel* kMicroPairs = micro_kernels<Pairs>;
+constexpr GemmPack kPackPairs = pack_pairs;
+#else
+constexpr const GemmMicroKernel* kMicroPairs = nullptr;
+constexpr GemmPack kPackPairs = nullptr;
+#endif
+
 template <class T>
 void narrow(const float* from, T* to, int64_t n) {
   int64_t i = 0;
@@ -253,7 +299,8 @@ void widen(const T* from, float* to, int64_t n) {
 
 }  // namespace
 
-extern const GemmKernels gemm_table{kRows,           kWidth,           micro_kernels,  pack,
-                                    narrow<float16>, narrow<bfloat16>, widen<float16>, widen<bfloat16>};
+extern const GemmKernels gemm_table{kRows,          kWidth,         micro_kernels<Exact>, pack,
+                                    kMicroPairs,    kPackPairs,     narrow<float16>,      narrow<bfloat16>,
+                                    widen<float16>, widen<bfloat16>};
 
 }  // namespace ghost::GHOST_ISA

@@ -70,6 +70,22 @@ def test_stopping_early_leaves_a_usable_model():
     assert math.isfinite(evaluate(model, TEXT).bpb)
 
 
+def test_precision_is_that_of_training_alone():
+    model = tiny(dim=64)
+    seen = set()
+    config = TrainConfig(batch=2, seqlen=16, steps=4, precision="bfloat16")
+    for _ in Trainer(model, ByteBatcher(TEXT, 2, 16), config).run():
+        seen |= {layer.activation for _, layer in model.codebook_layers()}
+    assert seen == {"bfloat16"}
+    assert {layer.activation for _, layer in model.codebook_layers()} == {"float32"}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_learns_in_either_precision(precision):
+    model = tiny(dim=64)
+    assert train(model, steps=40, precision=precision)[-1].bpb < 4.5
+
+
 def test_routed_training_moves_depth_to_its_target():
     model = tiny(num_layers=4, routing=True, threshold=0.0)
     train(model, steps=60, target_depth=0.5, depth_weight=20.0, learning_rate=1e-2)
@@ -186,7 +202,8 @@ def weights_after(**changes) -> str:
 
 
 def test_every_key_changes_training():
-    assert set(CHANGES) == {f.name for f in dataclasses.fields(TrainConfig)}
+    # Whether precision changes anything is the CPU's affair; it has a test of its own.
+    assert set(CHANGES) == {f.name for f in dataclasses.fields(TrainConfig)} - {"precision"}
     base = weights_after()
     assert weights_after() == base
     for key, value in CHANGES.items():

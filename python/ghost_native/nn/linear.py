@@ -11,6 +11,8 @@ from mlx import nn
 from ghost_native import ops
 
 WeightMode = Literal["codebook", "float"]
+Activation = Literal["float32", "bfloat16", "int8"]
+ACTIVATIONS: tuple[Activation, ...] = ("float32", "bfloat16", "int8")
 
 # Rows shorter than this share one codebook: four float16 levels per row would cost more than 0.25 bits a weight.
 PER_ROW_FROM = 256
@@ -66,10 +68,24 @@ class CodebookLinear(nn.Module):
             raise ValueError(f"[CodebookLinear] unknown mode, given {mode!r}, allowed: 'codebook', 'float'.")
         if mode == "codebook" and in_features % 16:
             raise ValueError(f"[CodebookLinear] in_features must be a multiple of 16, given {in_features}.")
+        self._activation: Activation = "float32"
         self.weight = _normal(out_features, in_features, scale)
         if mode == "codebook":
             per_row = in_features >= PER_ROW_FROM if per_row is None else per_row
             _, self.codebook = ops.codebook_quantize(self.weight, per="row" if per_row else "tensor")
+
+    @property
+    def activation(self) -> Activation:
+        """How the CPU multiplies; set to "bfloat16" or "int8" for speed at the errors `codebook_matmul` states."""
+        return self._activation
+
+    @activation.setter
+    def activation(self, value: Activation) -> None:
+        if value not in ACTIVATIONS:
+            raise ValueError(
+                f"[CodebookLinear] unknown activation, given {value!r}, allowed: {', '.join(ACTIVATIONS)}."
+            )
+        self._activation = value
 
     @property
     def is_packed(self) -> bool:
@@ -82,11 +98,13 @@ class CodebookLinear(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         if self.is_packed:
-            return ops.codebook_matmul(x, self.codes, self.codebook)
+            return ops.codebook_matmul(x, self.codes, self.codebook, activation=self._activation)
         if "codebook" not in self:
             return ops.dense_matmul(x, self.weight)
         codebook: mx.array = _round_to_half(self.codebook)  # type: ignore[assignment]
-        return ops.codebook_matmul_latent(x, self.weight, codebook)
+        # Gradients of int8 products would stop training.
+        activation = "bfloat16" if self._activation == "int8" else self._activation
+        return ops.codebook_matmul_latent(x, self.weight, codebook, activation=activation)
 
     def pack(self) -> None:
         """Replace latent weights by codes and the codebook by its float16 form. There is no training after it."""

@@ -139,6 +139,15 @@ class Trainer:
         One step is always in flight, so a report is of the step before the one just started. Stopping the iteration
         early, by break or Ctrl-C, leaves a usable model.
         """
+        before = [(layer, layer.activation) for _, layer in self.model.codebook_layers()]
+        self.model.set_activation(self.config.precision)
+        try:
+            yield from self._steps()
+        finally:
+            for layer, activation in before:
+                layer.activation = activation
+
+    def _steps(self) -> Iterator[StepReport]:
         config = self.config
         begin = time.perf_counter()
         fact_steps = round(config.fact_share * config.steps) if config.steps else 0
