@@ -1,9 +1,13 @@
 #include "common/primitive.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <string>
 
 #include "mlx/transforms.h"
+#if defined(__linux__)
+#  include <sys/mman.h>
+#endif
 
 namespace ghost {
 namespace {
@@ -47,6 +51,20 @@ std::pair<Arrays, std::vector<int>> Primitive::vmap(const Arrays& inputs, const 
   Arrays outputs = mx::vmap(composed_, axes)(inputs);
   std::vector<int> out_axes(outputs.size(), 0);
   return {std::move(outputs), std::move(out_axes)};
+}
+
+void prefer_huge_pages(mx::array& out) {
+#if defined(__linux__)
+  constexpr uintptr_t huge_page = 1 << 21;
+  if (out.nbytes() < 2 * huge_page) return;
+  const auto begin = reinterpret_cast<uintptr_t>(out.data<char>());
+  const uintptr_t first = (begin + huge_page - 1) / huge_page * huge_page;
+  const uintptr_t last = (begin + out.nbytes()) / huge_page * huge_page;
+  // Advice: where it is not taken, nothing else changes.
+  madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  static_cast<void>(out);
+#endif
 }
 
 bool known_zero(const mx::array& x) {

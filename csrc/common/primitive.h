@@ -63,6 +63,10 @@ inline mx::array dense_float32(const mx::array& x, const mx::Stream& s) {
   return dense_as(x, mx::float32, s);
 }
 
+// Asks for huge pages where an output is large: its pages are mapped as they are first written, which in
+// small ones takes as long as a pass of arithmetic.
+void prefer_huge_pages(mx::array& out);
+
 // Allocates the outputs of eval_cpu and queues work(inputs, outputs) on the stream. The work runs even when
 // every output is empty (other outputs may not be), so kernels take zero sizes in their stride. It must not
 // throw.
@@ -74,7 +78,10 @@ void dispatch_cpu(const mx::Stream& stream, const Arrays& inputs, Arrays& output
     for (const auto& x : arrays) copies.push_back(mx::array::unsafe_weak_copy(x));
     return copies;
   };
-  for (auto& out : outputs) out.set_data(mx::allocator::malloc(out.nbytes()));
+  for (auto& out : outputs) {
+    out.set_data(mx::allocator::malloc(out.nbytes()));
+    prefer_huge_pages(out);
+  }
   mx::cpu::get_command_encoder(stream).dispatch(
       [in = weak(inputs), out = weak(outputs), work = std::move(work)]() mutable { work(in, out); });
 }
