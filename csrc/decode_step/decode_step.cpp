@@ -107,7 +107,7 @@ Arrays arrays_of(const DecodeWeights& w) {
 }
 
 struct StateShape {
-  mx::Shape shape;  // -1: the capacity of strided rows
+  mx::Shape shape;  // -1: any number of rows
   mx::Dtype dtype = mx::float32;
 };
 
@@ -128,18 +128,10 @@ std::vector<StateShape> state_shapes(const DecodeWeights& w, const DecodePiece& 
     shapes.push_back({{batch, inner, layer.A.shape(1)}});
     if (!layer.attention) continue;
     for (int i = 0; i < 2; ++i) shapes.push_back({{batch, w.config.stride, dim}});
-    for (int i = 0; i < 2; ++i) shapes.push_back({{batch, -1, dim}});
+    for (int i = 0; i < 4; ++i) shapes.push_back({{batch, -1, dim}});
     shapes.push_back({{batch}, mx::int32});
   }
   return shapes;
-}
-
-// A state as the kernels take it. What has been evaluated is mostly dense already, and what another step will
-// make is: a copying operation each would cost more than the step.
-mx::array dense_state(const mx::array& x, const mx::Stream& s) {
-  if (x.status() != mx::array::Status::unscheduled) return x.flags().row_contiguous ? x : dense(x, s);
-  const bool from_step = x.has_primitive() && dynamic_cast<const DecodeStep*>(&x.primitive()) != nullptr;
-  return from_step ? x : dense(x, s);
 }
 
 }  // namespace
@@ -178,11 +170,8 @@ bool decode_available(const Arrays& arrays) {
   return !use_composed(mx::to_stream({}), Kernels::cpu) && !any_tracer(arrays);
 }
 
-Arrays decode_step(const std::shared_ptr<const DecodeWeights>& weights, DecodePiece piece,
-                   const Arrays& given, const std::vector<int>& capacities) {
-  const auto s = mx::to_stream({});
-  const DecodeWeights& w = *weights;
-  require(!given.empty() && 0 <= piece.first && piece.first <= piece.last &&
+Arrays decode_step(const DecodeWeights& w, DecodePiece piece, const Arrays& given) {
+  require(!given.empty() && given[0].ndim() > 0 && 0 <= piece.first && piece.first <= piece.last &&
               piece.last <= static_cast<int>(w.layers.size()),
           kOp, "no inputs, or layers ", piece.first, " to ", piece.last, " of ", w.layers.size(), ".");
   const int batch = given[0].shape(0);
@@ -190,63 +179,25 @@ Arrays decode_step(const std::shared_ptr<const DecodeWeights>& weights, DecodePi
   const size_t first = piece.first_state(w);
   require(given.size() == first + states.size(), kOp, "wrong number of inputs, given ", given.size(),
           ", allowed: ", first + states.size(), ".");
-  require(given[0].dtype() == (piece.front ? mx::int32 : mx::float32), kOp,
-          "the first input has the wrong dtype.");
-  require_shape(kOp, "the first input", given[0],
-                piece.front ? mx::Shape{batch, 1} : mx::Shape{batch, 1, w.embedding.shape(1)},
-                "(batch, 1) tokens or (batch, 1, dim)");
   Arrays inputs;
   inputs.reserve(given.size());
-  size_t attention = 0;
+  bool ready = true;
   for (size_t i = 0; i < given.size(); ++i) {
-    if (i < first) {
-      inputs.push_back(dense(given[i], s));
-      continue;
-    }
-    const StateShape& state = states[i - first];
-    require_shape(kOp, "a state", given[i], state.shape, "the state of the same model and batch");
-    require(given[i].dtype() == state.dtype, kOp, "a state has the wrong dtype, given ", given[i].dtype(),
-            ".");
-    if (state.shape.size() == 3 && state.shape[1] < 0) {
-      require(attention / 2 < capacities.size() && given[i].shape(1) <= capacities[attention / 2], kOp,
-              "a capacity is missing or below that of the state.");
-      ++attention;
-    }
-    inputs.push_back(dense_state(given[i], s));
+    const bool is_state = i >= first;
+    const bool tokens = piece.front && i == 0;
+    const mx::Shape shape = is_state            ? states[i - first].shape
+                            : i == 0 && !tokens ? mx::Shape{batch, 1, w.embedding.shape(1)}
+                                                : mx::Shape{batch, 1};
+    const mx::Dtype dtype = is_state ? states[i - first].dtype : tokens ? mx::int32 : mx::float32;
+    require_shape(kOp, "an input", given[i], shape, "those of this model and batch, here");
+    require(given[i].dtype() == dtype, kOp, "an input has the wrong dtype, given ", given[i].dtype(),
+            ", allowed: ", dtype, ".");
+    const bool is_ready = given[i].is_available() && given[i].flags().row_contiguous;
+    inputs.push_back(is_ready ? given[i] : dense(given[i], mx::to_stream({})));
+    ready = ready && is_ready;
   }
-  const auto primitive = std::make_shared<DecodeStep>(s, weights, piece, capacities);
-  auto shapes = primitive->output_shapes(inputs);
-  std::vector<mx::Dtype> dtypes(shapes.size(), mx::float32);
-  for (size_t i = 0; i < states.size(); ++i) dtypes[i] = states[i].dtype;
-  return mx::array::make_arrays(std::move(shapes), dtypes, primitive, inputs);
-}
-
-DecodeStep::DecodeStep(mx::Stream stream, std::shared_ptr<const DecodeWeights> weights, DecodePiece piece,
-                       std::vector<int> capacities)
-    : Primitive(
-          stream,
-          [](const Arrays&) -> Arrays { fail(kOp, "a fused step has no gradient and no other form."); }),
-      weights_(std::move(weights)),
-      piece_(piece),
-      capacities_(std::move(capacities)) {}
-
-std::vector<mx::Shape> DecodeStep::output_shapes(const Arrays& inputs) {
-  const DecodeWeights& w = *weights_;
-  const int batch = inputs[0].shape(0);
-  std::vector<mx::Shape> shapes;
-  size_t strided = 0;
-  for (auto& state : state_shapes(w, piece_, batch)) {
-    if (state.shape.size() == 3 && state.shape[1] < 0) state.shape[1] = capacities_[strided++ / 2];
-    shapes.push_back(std::move(state.shape));
-  }
-  if (piece_.front && w.config.routing) shapes.push_back({batch, 1});
-  shapes.push_back({batch, 1, piece_.at_end(w) ? w.head.rows : w.embedding.shape(1)});
-  return shapes;
-}
-
-bool DecodeStep::is_equivalent(const mx::Primitive& other) const {
-  const auto& step = static_cast<const DecodeStep&>(other);
-  return weights_ == step.weights_ && piece_ == step.piece_ && capacities_ == step.capacities_;
+  if (!ready) mx::eval(inputs);
+  return run_decode_step(w, piece, inputs);
 }
 
 }  // namespace ghost

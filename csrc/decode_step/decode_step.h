@@ -109,35 +109,20 @@ struct DecodePiece {
 // so no array may be traced.
 bool decode_available(const Arrays& arrays);
 
-// Advances every stream of a batch by one byte.
+// Advances every stream of a batch by one byte, at once and on the calling thread: it returns evaluated
+// arrays.
 //
 // Inputs: tokens (batch, 1) int32 with front, else h (batch, 1, dim); without front but with routing depth
 // (batch, 1); then states. Outputs: states; with front and routing depth; logits (batch, 1, 256) at the end
 // of the layers, else h. States: with front conv (batch, width - 1, dim), ssm (batch, channels, 1) and last
 // (batch, 1, channels) of the tokenizer, and cheap (batch, 1, 256); for each layer conv (batch, width - 1,
-// inner), ssm (batch, inner, dstate) and with attention window_k, window_v (batch, stride, dim), row r in
-// slot r % stride, strided_k, strided_v (batch, capacity, dim) and count (batch,) int32.
-//
-// capacities: of the new strided rows, for each layer with attention; not below the old ones, and enough for
-// one row more where that is due. A new state takes over the memory of the old one where nobody else holds
-// that.
-Arrays decode_step(const std::shared_ptr<const DecodeWeights>& weights, DecodePiece piece,
-                   const Arrays& inputs, const std::vector<int>& capacities);
+// inner), ssm (batch, inner, dstate) and with attention window_k, window_v (batch, stride, dim), recent_k,
+// recent_v (batch, under stride, dim), strided_k, strided_v (batch, capacity, dim) and count (batch,) int32.
+// The window, newest last, is as of before the recent rows, which are the last ones of every sequence: a step
+// copies these few rows and only every 16th step a window, for the old state stays as it was.
+Arrays decode_step(const DecodeWeights& weights, DecodePiece piece, const Arrays& inputs);
 
-class DecodeStep : public Primitive {
- public:
-  DecodeStep(mx::Stream stream, std::shared_ptr<const DecodeWeights> weights, DecodePiece piece,
-             std::vector<int> capacities);
-
-  GHOST_EVAL_CPU
-  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
-  bool is_equivalent(const mx::Primitive& other) const override;
-  DEFINE_NAME(DecodeStep)
-
- private:
-  std::shared_ptr<const DecodeWeights> weights_;
-  DecodePiece piece_;
-  std::vector<int> capacities_;
-};
+// What of decode_step() runs on evaluated, dense inputs.
+Arrays run_decode_step(const DecodeWeights& weights, DecodePiece piece, const Arrays& inputs);
 
 }  // namespace ghost

@@ -42,12 +42,13 @@ void bind_decode_step(nb::module_& m) {
           "arrays"_a)
       .def(
           "step",
-          [](const DecodeModel& self, const Arrays& inputs, const std::vector<int>& capacities, int first,
-             int last, bool front) -> std::optional<Arrays> {
+          [](const DecodeModel& self, const Arrays& inputs, int first, int last,
+             bool front) -> std::optional<Arrays> {
             if (!decode_available(inputs)) return std::nullopt;
-            return decode_step(self.weights, {first, last, front}, inputs, capacities);
+            nb::gil_scoped_release release;
+            return decode_step(*self.weights, {first, last, front}, inputs);
           },
-          "inputs"_a, "capacities"_a, "first"_a, "last"_a, "front"_a);
+          "inputs"_a, "first"_a, "last"_a, "front"_a);
 #endif
 }
 

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "causal_conv1d/causal_conv1d_kernels.h"
 #include "codebook_matmul/codebook_matmul_product.h"
@@ -23,31 +24,31 @@ const float* floats(const mx::array& x) { return x.data<float>(); }
 
 float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
 
-// One array of the state: `now` holds the new one. Where it is not the old one's memory, what a step does not
-// write has to be copied.
+// Recent rows before they are written to the window.
+constexpr int64_t kRecent = 16;
+
+mx::array make(mx::Shape shape, mx::Dtype dtype = mx::float32) {
+  size_t bytes = mx::size_of(dtype);
+  for (int n : shape) bytes *= static_cast<size_t>(n);
+  return mx::array(mx::allocator::malloc(bytes), std::move(shape), dtype);
+}
+
+// One array of the state, (batch, ...) float32, before and after.
 struct State {
-  const mx::array* old;
-  mx::array* now;
+  mx::array old;
+  mx::array now;
 
-  int64_t row_size() const { return static_cast<int64_t>(now->size()) / std::max(now->shape(0), 1); }
-  int64_t old_row_size() const { return static_cast<int64_t>(old->size()) / std::max(old->shape(0), 1); }
-  const float* before(int64_t b) const { return old->data<float>() + b * old_row_size(); }
-  float* after(int64_t b) const { return now->data<float>() + b * row_size(); }
-  bool in_place() const { return old->data<char>() == now->data<char>(); }
-
-  // Copies the old rows of sequence b; what capacity was added is zero.
-  void keep(int64_t b) const {
-    if (in_place()) return;
-    std::copy_n(before(b), old_row_size(), after(b));
-    std::fill(after(b) + old_row_size(), after(b) + row_size(), 0.0f);
-  }
+  static int64_t each(const mx::array& x) { return static_cast<int64_t>(x.size()) / x.shape(0); }
+  const float* before(int64_t b) const { return old.data<float>() + b * each(old); }
+  float* after(int64_t b) const { return const_cast<mx::array&>(now).data<float>() + b * each(now); }
+  void keep(int64_t b) const { std::copy_n(before(b), each(old), after(b)); }
 };
 
 // The rows of a batch at work on one byte each.
 class Step {
  public:
-  Step(const DecodeWeights& weights, const DecodePiece& piece, const Arrays& in, Arrays& out)
-      : w_(weights), piece_(piece), in_(in), out_(out), batch_(in[0].shape(0)), dim_(w_.embedding.shape(1)) {
+  Step(const DecodeWeights& weights, const DecodePiece& piece, const Arrays& in)
+      : w_(weights), piece_(piece), in_(in), batch_(in[0].shape(0)), dim_(w_.embedding.shape(1)) {
     int64_t widest = 0;  // floats of a layer's temporaries, per row
     for (const auto& layer : w_.layers) {
       const int64_t inner = layer.A.shape(0);
@@ -61,24 +62,29 @@ class Step {
     rest_ = y_ + batch_ * dim_;
   }
 
-  void run() {
-    if (batch_ == 0) return;
+  Arrays run() {
+    at_ = piece_.first_state(w_);
     piece_.front ? front() : take_h();
     for (int l = piece_.first; l < piece_.last; ++l) layer(l);
-    mx::array& result = out_.back();
-    if (!piece_.at_end(w_)) {
+    if (piece_.front && w_.config.routing) out_.push_back(*depth_array_);
+    const int batch = static_cast<int>(batch_);
+    mx::array result = make({batch, 1, piece_.at_end(w_) ? w_.head.rows : w_.embedding.shape(1)});
+    if (piece_.at_end(w_)) {
+      normalize(h_, w_.norm, x_, batch_);
+      multiply(w_.head, x_, batch_, result.data<float>());
+    } else {
       std::copy_n(h_, batch_ * dim_, result.data<float>());
-      return;
     }
-    normalize(h_, w_.norm, x_, batch_);
-    multiply(w_.head, x_, batch_, result.data<float>());
+    out_.push_back(std::move(result));
+    return std::move(out_);
   }
 
  private:
+  // The next array of the state, and one of the same shape for what becomes of it.
   State next_state() {
-    const State state{&in_[piece_.first_state(w_) + state_], &out_[state_]};
-    ++state_;
-    return state;
+    const mx::array& old = in_[at_++];
+    out_.push_back(make(old.shape(), old.dtype()));
+    return {old, out_.back()};
   }
 
   void normalize(const float* x, const mx::array& weight, float* y, int64_t rows) const {
@@ -109,7 +115,6 @@ class Step {
     const int width = weight.shape(0);
     const CausalConv1dRows<float> rows{x, state.before(b), floats(weight), floats(bias), 1, dim, width, true};
     causal_conv1d_kernels().get<float>().forward(rows, y, 0, 1);
-    // Down by a row; in place as well, for copy_n goes upwards.
     std::copy_n(state.before(b) + dim, (width - 2) * dim, state.after(b));
     std::copy_n(x, dim, state.after(b) + (width - 2) * dim);
   }
@@ -127,10 +132,10 @@ class Step {
   void front() {
     const State conv = next_state(), ssm = next_state(), last = next_state(), cheap = next_state();
     for (int64_t b = 0; b < batch_; ++b) tokenize(b, conv, ssm, last);
-    // While the cheap predictor's last logits are still there.
     normalize(h_, w_.router_norm, x_, batch_);
     if (w_.config.routing) {
-      float* depth = out_[out_.size() - 2].data<float>();
+      depth_array_ = make({static_cast<int>(batch_), 1});
+      float* depth = depth_array_->data<float>();
       for (int64_t b = 0; b < batch_; ++b) depth[b] = depth_of(b, cheap.before(b));
       depth_ = depth;
     }
@@ -277,20 +282,29 @@ class Step {
   // -- attention
   // --------------------------------------------------------------------------------------------------
 
+  // The rows that the sequences have seen. `r` are recent, and the window is as of before them.
   struct Cache {
-    State window_k, window_v, strided_k, strided_v, count;
+    const mx::array& window_k;
+    const mx::array& window_v;
+    const mx::array& recent_k;
+    const mx::array& recent_v;
+    const mx::array& strided_k;
+    const mx::array& strided_v;
+    const mx::array& count;
+    int64_t r() const { return recent_k.shape(1); }
   };
 
   void attention(const DecodeAttention& layer, const std::vector<int64_t>& rows) {
-    const Cache cache{next_state(), next_state(), next_state(), next_state(), next_state()};
-    for (int64_t b = 0; b < batch_; ++b) {
-      for (const State* state : {&cache.window_k, &cache.window_v, &cache.strided_k, &cache.strided_v})
-        state->keep(b);
-    }
-    const int32_t* count = cache.count.old->data<int32_t>();
-    if (!cache.count.in_place()) std::copy_n(count, batch_, cache.count.now->data<int32_t>());
+    const Cache cache{in_[at_],     in_[at_ + 1], in_[at_ + 2], in_[at_ + 3],
+                      in_[at_ + 4], in_[at_ + 5], in_[at_ + 6]};
+    at_ += 7;
     const auto n = static_cast<int64_t>(rows.size());
-    if (n == 0) return;
+    if (n == 0) {
+      for (const auto* x : {&cache.window_k, &cache.window_v, &cache.recent_k, &cache.recent_v,
+                            &cache.strided_k, &cache.strided_v, &cache.count})
+        out_.push_back(*x);
+      return;
+    }
     gather(rows, layer.norm);
     float* q = rest_;
     float* k = q + n * dim_;
@@ -300,33 +314,37 @@ class Step {
     multiply(layer.key, x_, n, k);
     multiply(layer.value, x_, n, v);
     for_rows(rows, 2 * w_.config.stride * dim_, [&](int64_t i) {
-      const int64_t b = rows[static_cast<size_t>(i)];
-      attend(cache, b, q + i * dim_, k + i * dim_, v + i * dim_, y + i * dim_);
+      attend(cache, rows[static_cast<size_t>(i)], q + i * dim_, k + i * dim_, v + i * dim_, y + i * dim_);
     });
     multiply(layer.out, y, n, y_);
     scatter(rows);
+    remember(cache, rows, k, v);
   }
 
   // Row number t of sequence b looks at the `stride` rows up to itself, and at every stride-th row before
   // those.
   void attend(const Cache& cache, int64_t b, const float* q, const float* k, const float* v, float* y) const {
-    const int64_t stride = w_.config.stride;
-    const int64_t t = std::max<int64_t>(cache.count.now->data<int32_t>()[b], 0);
-    cache.count.now->data<int32_t>()[b] = static_cast<int32_t>(t + 1);
-    const int64_t slot = t % stride, capacity = cache.strided_k.now->shape(1);
-    std::copy_n(k, dim_, cache.window_k.after(b) + slot * dim_);
-    std::copy_n(v, dim_, cache.window_v.after(b) + slot * dim_);
-    if (slot == stride - 1 && t / stride < capacity) {
-      std::copy_n(k, dim_, cache.strided_k.after(b) + t / stride * dim_);
-      std::copy_n(v, dim_, cache.strided_v.after(b) + t / stride * dim_);
-    }
-    const int64_t near = std::min(t + 1, stride);
+    const int64_t stride = w_.config.stride, capacity = cache.strided_k.shape(1), r = cache.r();
+    const int64_t t = cache.count.data<int32_t>()[b], before = std::max<int64_t>(t - r, 0);
+    // Of the window: rows that there were, and that are still within `stride` of this one.
+    const int64_t oldest = std::max(stride - before, std::min(r + 1, stride)), in_window = stride - oldest;
     const int64_t far = std::clamp<int64_t>((t + 1) / stride - 1, 0, capacity);
-    float* distance = scratch(Scratch::scan, static_cast<size_t>(2 * near + far));
+    const int64_t near = in_window + r + 1, seen = near + far;
+    float* distance = scratch(Scratch::scan, static_cast<size_t>(near + seen));
     float* scores = distance + near;
-    for (int64_t j = 0; j < near; ++j)
-      distance[j] = static_cast<float>(j <= slot ? slot - j : slot - j + stride);
+    for (int64_t i = 0; i < near; ++i) distance[i] = static_cast<float>(near - 1 - i);
 
+    // Where the keys and values of the rows are, in that order.
+    struct Rows {
+      const float* k;
+      const float* v;
+      int64_t count;
+    };
+    const auto of = [&](const mx::array& x) { return floats(x) + b * x.shape(1) * dim_; };
+    const Rows parts[]{{of(cache.window_k) + oldest * dim_, of(cache.window_v) + oldest * dim_, in_window},
+                       {of(cache.recent_k), of(cache.recent_v), r},
+                       {k, v, 1},
+                       {of(cache.strided_k), of(cache.strided_v), far}};
     const int64_t head_dim = w_.config.head_dim, heads = dim_ / head_dim;
     const auto& kernels = decode_kernels();
     const auto& softmax = cross_entropy_kernels().get<float>();
@@ -335,25 +353,94 @@ class Step {
     for (int64_t head = 0; head < heads; ++head) {
       const int64_t at = head * head_dim;
       const float slope = std::exp2(-8.0f * static_cast<float>(head + 1) / static_cast<float>(heads));
-      kernels.scores(q + at, cache.window_k.after(b) + at, near, dim_, head_dim, scale, slope, distance,
-                     scores);
-      kernels.scores(q + at, cache.strided_k.after(b) + at, far, dim_, head_dim, scale, 0.0f, nullptr,
-                     scores + near);
+      int64_t from = 0;
+      for (const Rows& part : parts) {
+        const bool is_far = &part == &parts[3];
+        kernels.scores(q + at, part.k + at, part.count, dim_, head_dim, scale, slope,
+                       is_far ? nullptr : distance + from, scores + from);
+        from += part.count;
+      }
       float largest, total;
-      softmax.sum_exp(scores, near + far, &largest, &total);
-      softmax.softmax(scores, largest, std::log(total), 1.0f, scores, near + far);
-      kernels.mix(scores, cache.window_v.after(b) + at, near, dim_, head_dim, y + at);
-      kernels.mix(scores + near, cache.strided_v.after(b) + at, far, dim_, head_dim, y + at);
+      softmax.sum_exp(scores, seen, &largest, &total);
+      softmax.softmax(scores, largest, std::log(total), 1.0f, scores, seen);
+      from = 0;
+      for (const Rows& part : parts) {
+        kernels.mix(scores + from, part.v + at, part.count, dim_, head_dim, y + at);
+        from += part.count;
+      }
     }
+  }
+
+  // The cache after rows k and v (n, dim) of the sequences `rows`.
+  void remember(const Cache& cache, const std::vector<int64_t>& rows, const float* k, const float* v) {
+    const int64_t stride = w_.config.stride, r = cache.r();
+    const int batch = static_cast<int>(batch_), dim = static_cast<int>(dim_);
+    mx::array count = make({batch}, mx::int32);
+    std::copy_n(cache.count.data<int32_t>(), batch_, count.data<int32_t>());
+    int64_t capacity = cache.strided_k.shape(1);
+    bool grows = false;
+    for (int64_t b : rows) {
+      const int32_t after = ++count.data<int32_t>()[b];
+      grows = grows || after % stride == 0;
+      capacity = std::max<int64_t>(capacity, after / stride);
+    }
+    // Recent rows are the last of every sequence, so a byte for some of them only goes to the windows.
+    const bool to_window = r + 1 >= std::min(kRecent, stride) || static_cast<int64_t>(rows.size()) < batch_;
+    Arrays windows, recents;
+    for (const bool keys : {true, false}) {
+      const mx::array& old = keys ? cache.window_k : cache.window_v;
+      const mx::array& old_recent = keys ? cache.recent_k : cache.recent_v;
+      mx::array window = to_window ? make(old.shape()) : old;
+      mx::array recent = make({batch, to_window ? 0 : static_cast<int>(r) + 1, dim});
+      for (int64_t b = 0, i = 0; b < batch_; ++b) {
+        const bool at_work = i < static_cast<int64_t>(rows.size()) && rows[static_cast<size_t>(i)] == b;
+        const int64_t fresh = r + (at_work ? 1 : 0);
+        float* to =
+            to_window ? window.data<float>() + b * stride * dim_ : recent.data<float>() + b * fresh * dim_;
+        if (to_window) {
+          const float* kept = floats(old) + b * stride * dim_;
+          to = std::copy_n(kept + fresh * dim_, (stride - fresh) * dim_, to);
+        }
+        to = std::copy_n(floats(old_recent) + b * r * dim_, r * dim_, to);
+        if (at_work) std::copy_n((keys ? k : v) + i++ * dim_, dim_, to);
+      }
+      windows.push_back(window);
+      recents.push_back(recent);
+    }
+    out_.insert(out_.end(), windows.begin(), windows.end());
+    out_.insert(out_.end(), recents.begin(), recents.end());
+    for (const bool keys : {true, false}) {
+      const mx::array& old = keys ? cache.strided_k : cache.strided_v;
+      if (!grows) {
+        out_.push_back(old);
+        continue;
+      }
+      mx::array strided = make({batch, static_cast<int>(capacity), dim});
+      const int64_t held = old.shape(1);
+      for (int64_t b = 0; b < batch_; ++b) {
+        float* to = strided.data<float>() + b * capacity * dim_;
+        std::copy_n(floats(old) + b * held * dim_, held * dim_, to);
+        std::fill(to + held * dim_, to + capacity * dim_, 0.0f);
+      }
+      for (size_t i = 0; i < rows.size(); ++i) {
+        const int64_t after = count.data<int32_t>()[rows[i]];
+        if (after <= 0 || after % stride) continue;
+        float* to = strided.data<float>() + (rows[i] * capacity + after / stride - 1) * dim_;
+        std::copy_n((keys ? k : v) + static_cast<int64_t>(i) * dim_, dim_, to);
+      }
+      out_.push_back(strided);
+    }
+    out_.push_back(count);
   }
 
   const DecodeWeights& w_;
   const DecodePiece& piece_;
   const Arrays& in_;
-  Arrays& out_;
+  size_t at_ = 0;  // the next input to read
+  Arrays out_;
   int64_t batch_;
   int64_t dim_;
-  size_t state_ = 0;
+  std::optional<mx::array> depth_array_;
   const float* depth_ = nullptr;
   float* h_;     // (batch, dim), the residual stream
   float* x_;     // (batch, dim), normalized
@@ -361,41 +448,10 @@ class Step {
   float* rest_;  // what is wider
 };
 
-// Whether a state may be overwritten. A small one inside a large buffer is not: it would keep that.
-bool reusable(const mx::array& x) {
-  constexpr size_t kSlack = 1 << 16;
-  return x.is_donatable() && x.buffer_size() < x.nbytes() + kSlack;
-}
-
 }  // namespace
 
-void DecodeStep::eval_cpu(const Arrays& inputs, Arrays& outputs) {
-  // Every output holds the inputs until all are evaluated, and then lets go of them. Those of the siblings go
-  // first here, for an input that is held once can be written to.
-  for (auto& out : outputs) {
-    if (&out.inputs() != &inputs && !out.is_tracer()) out.inputs().clear();
-  }
-  const size_t first = piece_.first_state(*weights_);
-  const size_t states = inputs.size() - first;
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    auto& out = outputs[i];
-    const bool continues = i < states && out.shape() == inputs[first + i].shape();
-    if (continues && reusable(inputs[first + i])) {
-      out.copy_shared_buffer(inputs[first + i]);
-    } else {
-      out.set_data(mx::allocator::malloc(out.nbytes()));
-    }
-  }
-  const auto weak = [](const Arrays& arrays) {
-    Arrays copies;
-    copies.reserve(arrays.size());
-    for (const auto& x : arrays) copies.push_back(mx::array::unsafe_weak_copy(x));
-    return copies;
-  };
-  mx::cpu::get_command_encoder(stream()).dispatch(
-      [in = weak(inputs), out = weak(outputs), weights = weights_, piece = piece_]() mutable {
-        Step(*weights, piece, in, out).run();
-      });
+Arrays run_decode_step(const DecodeWeights& weights, DecodePiece piece, const Arrays& inputs) {
+  return Step(weights, piece, inputs).run();
 }
 
 }  // namespace ghost

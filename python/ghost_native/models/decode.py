@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from ghost_native._ext import DecodeModel
     from ghost_native.models.ghost import Ghost, GhostLayer
 
-_GROWTH = 16  # rows by which the cache of strided keys grows: it is copied once in `16 * stride` bytes
-
 _TOKENIZER = ("embedding", "conv_weight", "conv_bias", "project", "rate", "boundary_weight", "boundary_bias")
 _ROUTER = ("norm", "cheap_in", "cheap_out", "context", "bias", "importance")
 _MAMBA = (
@@ -139,7 +137,7 @@ class _Run:
     def layers(self, last: int) -> bool:
         """Runs the next layers, before the first ones the tokenizer, after the last ones the head. False: cannot."""
         config, first, start = self.config, len(self.new_layers), not self.front
-        inputs, capacities, seen = [self.h], [], []
+        inputs = [self.h]
         if start:
             tokenizer = self.state["tokenizer"]
             inputs += tokenizer["conv"], tokenizer["ssm"], tokenizer["last"], self.state["cheap"]
@@ -151,11 +149,9 @@ class _Run:
             inputs += mamba["conv"], mamba["ssm"]
             if "attention" in layer:
                 cache = layer["attention"]
-                inputs += cache["window_k"], cache["window_v"], cache["strided_k"], cache["strided_v"], cache["count"]
-                rows = _strided_rows(cache, config.stride)
-                capacities.append(rows[0])
-                seen.append(rows[1])
-        out = self.native.step(inputs, capacities, first, last, start)
+                inputs += cache["window_k"], cache["window_v"], cache["recent_k"], cache["recent_v"]
+                inputs += cache["strided_k"], cache["strided_v"], cache["count"]
+        out = self.native.step(inputs, first, last, start)
         if out is None:
             return False
         arrays = iter(out)
@@ -170,10 +166,12 @@ class _Run:
                 new_layer["attention"] = AttentionState(
                     window_k=next(arrays),
                     window_v=next(arrays),
+                    recent_k=next(arrays),
+                    recent_v=next(arrays),
                     strided_k=next(arrays),
                     strided_v=next(arrays),
                     count=next(arrays),
-                    seen=seen.pop(0),
+                    seen=layer["attention"]["seen"] + 1,
                     exact=layer["attention"]["exact"] and not routed,
                 )
             self.new_layers.append(new_layer)
@@ -184,16 +182,6 @@ class _Run:
         conv, ssm, last, cheap = self.front[:4]
         tokenizer = TokenizerState(conv=conv, ssm=ssm, last=last)
         return self.h, GhostState(tokenizer=tokenizer, cheap=cheap, layers=self.new_layers, memory=memory)
-
-
-def _strided_rows(cache: AttentionState, stride: int) -> tuple[int, int]:
-    """Strided rows to have room for after one more byte, and the bound of the rows seen then."""
-    capacity, seen = cache["strided_k"].shape[1], cache["seen"] + 1
-    if seen // stride > capacity:
-        if not cache["exact"]:
-            seen = int(mx.max(cache["count"])) + 1
-        capacity = max(capacity, -(-(seen // stride) // _GROWTH) * _GROWTH)
-    return capacity, seen
 
 
 def _model_parts(model: Ghost) -> list[list[Slot]]:
