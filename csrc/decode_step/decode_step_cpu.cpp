@@ -298,6 +298,9 @@ class Step {
     const Cache cache{in_[at_],     in_[at_ + 1], in_[at_ + 2], in_[at_ + 3],
                       in_[at_ + 4], in_[at_ + 5], in_[at_ + 6]};
     at_ += 7;
+    require(cache.r() < w_.config.stride && cache.recent_v.shape() == cache.recent_k.shape() &&
+                cache.strided_v.shape() == cache.strided_k.shape(),
+            "decode_step", "keys and values of a state do not fit each other.");
     const auto n = static_cast<int64_t>(rows.size());
     if (n == 0) {
       for (const auto* x : {&cache.window_k, &cache.window_v, &cache.recent_k, &cache.recent_v,

@@ -56,7 +56,7 @@ class Decoder:
 
     def step(self, model: Ghost, tokens: mx.array, state: GhostState) -> tuple[mx.array, GhostState] | None:
         """Logits (batch, 1, 256) and the new state for tokens (batch, 1); None where forward() has to do it."""
-        if tokens.ndim != 2 or tokens.shape[1] != 1:
+        if tokens.ndim != 2 or tokens.shape[1] != 1 or tokens.size == 0:
             return None
         if tokens.dtype != mx.int32:
             if not mx.issubdtype(tokens.dtype, mx.integer):
