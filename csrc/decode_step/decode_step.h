@@ -122,7 +122,7 @@ bool decode_available(const Arrays& arrays);
 // copies these few rows and only every 16th step a window, for the old state stays as it was.
 Arrays decode_step(const DecodeWeights& weights, DecodePiece piece, const Arrays& inputs);
 
-// What of decode_step() runs on evaluated, dense inputs.
-Arrays run_decode_step(const DecodeWeights& weights, DecodePiece piece, const Arrays& inputs);
+// The inputs checked, dense and evaluated.
+Arrays decode_inputs(const DecodeWeights& weights, DecodePiece piece, const Arrays& inputs);
 
 }  // namespace ghost

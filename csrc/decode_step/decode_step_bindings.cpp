@@ -1,17 +1,15 @@
+#include <algorithm>
+
 #include "common/bindings.h"
 #include "decode_step/decode_step.h"
 
 namespace ghost {
 namespace {
 
-// Whether `arrays` are the very ones in `held`: no other weights, and none changed in place.
-bool same_arrays(const Arrays& held, nb::list arrays) {
-  if (held.size() != nb::len(arrays)) return false;
-  size_t i = 0;
-  for (nb::handle x : arrays) {
-    if (!nb::isinstance<mx::array>(x) || nb::inst_ptr<mx::array>(x)->id() != held[i++].id()) return false;
-  }
-  return true;
+// Whether these are the same arrays: no other ones, and none changed in place.
+bool same_arrays(const Arrays& a, const Arrays& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](const mx::array& x, const mx::array& y) { return x.id() == y.id(); });
 }
 
 // The weights of a model for decode_step, and the arrays they were made of.
@@ -38,7 +36,7 @@ void bind_decode_step(nb::module_& m) {
           "min_depth"_a, "max_depth"_a, "threshold"_a)
       .def(
           "made_of",
-          [](const DecodeModel& self, nb::list arrays) { return same_arrays(self.sources, arrays); },
+          [](const DecodeModel& self, const Arrays& arrays) { return same_arrays(self.sources, arrays); },
           "arrays"_a)
       .def(
           "step",

@@ -453,8 +453,9 @@ class Step {
 
 }  // namespace
 
-Arrays run_decode_step(const DecodeWeights& weights, DecodePiece piece, const Arrays& inputs) {
-  return Step(weights, piece, inputs).run();
+Arrays decode_step(const DecodeWeights& weights, DecodePiece piece, const Arrays& inputs) {
+  const Arrays ready = decode_inputs(weights, piece, inputs);
+  return Step(weights, piece, ready).run();
 }
 
 }  // namespace ghost

@@ -15,10 +15,11 @@ from ghost_native.nn.linear import CodebookLinear, WeightMode
 class AttentionState(TypedDict):
     """What one sequence carries. Everything is O(1) except the strided keys, one row per `stride` bytes.
 
-    window_k, window_v (batch, stride, dim): the last rows, newest last, but for the `few` very last, which are recent_k,
-    recent_v (batch, few, dim): a single step adds to these and seldom copies the window; strided_k, strided_v (batch, capacity, dim):
-    rows stride - 1, 2 * stride - 1, ... from the beginning; count (batch,) int32: rows seen; seen: an upper bound of
-    it known without evaluating, which sizes the strided cache; exact: whether it is count, of every sequence.
+    window_k, window_v (batch, stride, dim): the last rows, newest last, but for the `few` very last, which are in
+    recent_k, recent_v (batch, few, dim): a single step adds to these and seldom copies the window; strided_k, strided_v
+    (batch, capacity, dim): rows stride - 1, 2 * stride - 1, ... from the beginning; count (batch,) int32: rows seen;
+    seen: an upper bound of it known without evaluating, which sizes the strided cache; exact: whether it is count, of
+    every sequence.
     """
 
     window_k: mx.array
