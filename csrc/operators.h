@@ -7,6 +7,7 @@ void bind_adamw(nb::module_& m);
 void bind_causal_conv1d(nb::module_& m);
 void bind_codebook_matmul(nb::module_& m);
 void bind_cross_entropy(nb::module_& m);
+void bind_decode_step(nb::module_& m);
 void bind_dense_matmul(nb::module_& m);
 void bind_embedding(nb::module_& m);
 void bind_gelu(nb::module_& m);
@@ -20,6 +21,7 @@ inline void bind_operators(nb::module_& m) {
   bind_causal_conv1d(m);
   bind_codebook_matmul(m);
   bind_cross_entropy(m);
+  bind_decode_step(m);
   bind_dense_matmul(m);
   bind_embedding(m);
   bind_gelu(m);

@@ -19,7 +19,16 @@ ORDER = ["_native", "reference", "ops", "nn", "models", "data", "generate", "tra
 OPERATORS = sorted(p.name for p in (ROOT / "csrc").iterdir() if p.is_dir() and p.name != "common")
 
 # Where MLX has a fast GPU kernel already.
-WITHOUT_METAL = {"adamw", "cross_entropy", "dense_matmul", "embedding", "gelu", "rms_norm", "sparse_attention"}
+WITHOUT_METAL = {
+    "adamw",
+    "cross_entropy",
+    "decode_step",
+    "dense_matmul",
+    "embedding",
+    "gelu",
+    "rms_norm",
+    "sparse_attention",
+}
 
 
 def imported_packages(path: Path) -> set[str]:

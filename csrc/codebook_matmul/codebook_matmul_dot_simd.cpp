@@ -103,12 +103,19 @@ void dot_tile(const CodedMatrix& w, const float* x, int64_t stride, int64_t row,
   }
 #pragma GCC unroll 4
   for (int m = 0; m < M; ++m) {
+    F32 totals[R];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      float total = A == 2 ? sum(sums[r][m][0] + sums[r][m][A - 1]) : sum(sums[r][m][0]);
-      if (k0 > 0) total += y[m * ldy + r];
-      y[m * ldy + r] = total;
+    for (int r = 0; r < R; ++r) totals[r] = A == 2 ? sums[r][m][0] + sums[r][m][A - 1] : sums[r][m][0];
+    float each[R];
+    if constexpr (R % 4 == 0) {
+#pragma GCC unroll 2
+      for (int r = 0; r < R; r += 4) sum_four(totals + r, each + r);
+    } else {
+#pragma GCC unroll 2
+      for (int r = 0; r < R; ++r) each[r] = sum(totals[r]);
     }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) y[m * ldy + r] = k0 > 0 ? y[m * ldy + r] + each[r] : each[r];
   }
 }
 

@@ -9,4 +9,7 @@ namespace ghost {
 void multiply_codes(const mx::array& x, const CodedMatrix& w, bool transpose, Activation activation,
                     mx::array& y);
 
+// The same for float32 rows: y (rows, w.rows) = x (rows, w.columns) W^T.
+void multiply_codes(const float* x, int64_t rows, const CodedMatrix& w, float* y);
+
 }  // namespace ghost

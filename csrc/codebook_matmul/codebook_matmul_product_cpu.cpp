@@ -265,4 +265,8 @@ void multiply_codes(const mx::array& x, const CodedMatrix& w, bool transpose, Ac
   dispatch_dtype(x.dtype(), [&]<class T>() { multiply(p, activation, in_ptr<T>(x), out_ptr<T>(y)); });
 }
 
+void multiply_codes(const float* x, int64_t rows, const CodedMatrix& w, float* y) {
+  multiply({w, rows, true}, Activation::float32, x, y);
+}
+
 }  // namespace ghost

@@ -62,4 +62,19 @@ GHOST_INLINE void transpose(F32* v) {
 }
 #endif
 
+// totals[i] = the sum over the lanes of v[i]: four at once take half the shuffles of one after the other.
+GHOST_INLINE void sum_four(const F32* v, float* totals) {
+#if defined(__AVX512F__)
+  const F32 a = _mm512_shuffle_f32x4(v[0], v[1], 0x44) + _mm512_shuffle_f32x4(v[0], v[1], 0xee);
+  const F32 b = _mm512_shuffle_f32x4(v[2], v[3], 0x44) + _mm512_shuffle_f32x4(v[2], v[3], 0xee);
+  const F32 quarters = _mm512_shuffle_f32x4(a, b, 0x88) + _mm512_shuffle_f32x4(a, b, 0xdd);
+  const F32 pairs = quarters + _mm512_permute_ps(quarters, 0x4e);
+  const F32 sums = pairs + _mm512_permute_ps(pairs, 0xb1);
+  const __m512i lanes = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+  _mm_storeu_ps(totals, _mm512_castps512_ps128(_mm512_permutexvar_ps(lanes, sums)));
+#else
+  for (int i = 0; i < 4; ++i) totals[i] = sum(v[i]);
+#endif
+}
+
 }  // namespace ghost::GHOST_ISA

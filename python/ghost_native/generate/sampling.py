@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
 
 
 def check_sampling(temperature: float, top_p: float, name: str = "sample") -> None:
@@ -20,7 +22,8 @@ def sample(logits: mx.array, temperature: float = 1.0, top_p: float = 1.0, key: 
 
     The logits are divided by `temperature`, then the smallest set of most likely indices whose probabilities reach
     `top_p` is kept (nucleus sampling, Holtzman et al. 2020, arXiv:1904.09751; at least one index stays), and one is
-    drawn in proportion to its probability. All of it in float32.
+    drawn in proportion to its probability, by one uniform number for each row. The logits are evaluated: a few hundred
+    of them are done on the host before an operation has been started.
 
     Args:
         logits: (..., vocabulary), any float dtype.
@@ -37,16 +40,34 @@ def sample(logits: mx.array, temperature: float = 1.0, top_p: float = 1.0, key: 
     check_sampling(temperature, top_p)
     if logits.ndim < 1 or logits.shape[-1] < 1:
         raise ValueError(f"[sample] logits have shape {logits.shape}, at least one logit on the last axis is needed")
-    logits = logits.astype(mx.float32)
+    uniform = mx.random.uniform(shape=logits.shape[:-1], key=key) if temperature > 0 else mx.zeros(logits.shape[:-1])
+    rows = np.array(logits.astype(mx.float32))
+    return mx.array(choose(rows, temperature, top_p, np.array(uniform)).astype(np.int32))
+
+
+def choose(
+    logits: npt.NDArray[np.float32], temperature: float, top_p: float, uniform: npt.NDArray[np.float32]
+) -> npt.NDArray[np.intp]:
+    """`sample` on the host: logits (..., vocabulary), uniform (...) in [0, 1); indices (...)."""
     if temperature == 0:
-        return mx.argmax(logits, axis=-1).astype(mx.int32)
-    # The maximum goes first so that a tiny temperature underflows to -inf and never gives inf - inf.
-    scaled = (logits - mx.max(logits, axis=-1, keepdims=True)) / temperature
+        return np.asarray(logits.argmax(-1))
+    # The maximum goes first, so that a tiny temperature underflows to zero probability and never gives inf - inf.
+    # float64, so that a sum over the vocabulary reaches its end.
+    weights = np.subtract(logits, logits.max(-1, keepdims=True), dtype=np.float64)
+    np.divide(weights, temperature, out=weights)
+    np.exp(weights, out=weights)
     if top_p == 1:
-        return mx.random.categorical(scaled, key=key).astype(mx.int32)
-    order = mx.argsort(-scaled, axis=-1)
-    scaled = mx.take_along_axis(scaled, order, axis=-1)
-    probabilities = mx.softmax(scaled, axis=-1)
-    before = mx.cumsum(probabilities, axis=-1, inclusive=False)
-    drawn = mx.random.categorical(mx.where(before < top_p, scaled, -mx.inf), key=key)
-    return mx.take_along_axis(order, drawn[..., None], axis=-1).squeeze(-1).astype(mx.int32)
+        return _inverse(weights, uniform)
+    rows = weights.reshape(-1, weights.shape[-1])
+    line = np.arange(len(rows))
+    order = np.argsort(-rows, axis=-1, kind="stable")
+    ordered = rows[line[:, None], order]
+    sums = ordered.cumsum(-1)
+    ordered[sums - ordered >= top_p * sums[:, -1:]] = 0
+    return order[line, _inverse(ordered, uniform.reshape(-1))].reshape(uniform.shape)
+
+
+def _inverse(weights: npt.NDArray[np.float64], uniform: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+    """The first index up to which the weights sum to more than a share `uniform` of all."""
+    sums = weights.cumsum(-1)
+    return np.asarray((sums > uniform[..., None] * sums[..., -1:]).argmax(-1))

@@ -9,10 +9,12 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 
-from ghost_native.generate.sampling import check_sampling, sample
+from ghost_native.generate.sampling import check_sampling, choose
 
 PROMPT_CHUNK = 4096  # bytes of a prompt fed at once: bounds memory for long ones
+DRAW_CHUNK = 32  # random numbers made at once: one by one they take longer than a step of the model
 EMPTY_PROMPT = b"\n"  # what stands between documents, so the start of a new one
 
 
@@ -72,19 +74,33 @@ def _draw(
 ) -> Iterator[int]:
     if max_bytes == 0:
         return
-    key = mx.random.key(seed)
     state = model.init_state(1)
     logits = mx.zeros((1, 1, 256))
     for begin in range(0, len(prompt), PROMPT_CHUNK):
         piece = np.frombuffer(prompt[begin : begin + PROMPT_CHUNK], np.uint8).astype(np.int32)
         logits, state = model.step(mx.array(piece)[None], state)
         mx.eval(logits)
-    for index in range(max_bytes):
-        key, draw_key = mx.random.split(key)
-        token = sample(logits[:, -1], temperature, top_p, draw_key)
-        yield int(np.array(token)[0])
+    uniform = _uniform(seed, max_bytes) if temperature > 0 else iter([_UNUSED] * max_bytes)
+    for index, draw in enumerate(uniform):
+        row = np.array(logits[:, -1] if logits.shape[1] > 1 else logits, np.float32).reshape(1, -1)
+        token = int(choose(row, temperature, top_p, draw)[0])
+        yield token
         if index + 1 < max_bytes:
-            logits, state = model.step(token[:, None], state)
+            logits, state = model.step(mx.array([[token]]), state)
+
+
+_UNUSED = np.zeros(1, np.float32)
+
+
+def _uniform(seed: int, count: int) -> Iterator[npt.NDArray[np.float32]]:
+    """What `sample` draws with the keys of `count` bytes: each byte splits one off."""
+    key = mx.random.key(seed)
+    for begin in range(0, count, DRAW_CHUNK):
+        keys = []
+        for _ in range(min(DRAW_CHUNK, count - begin)):
+            key, draw = mx.random.split(key)
+            keys.append(draw)
+        yield from np.array(mx.vmap(lambda k: mx.random.uniform(shape=(1,), key=k))(mx.stack(keys)))
 
 
 def _until(drawn: Iterable[int], stop: bytes) -> Iterator[int]:

@@ -15,13 +15,17 @@ from ghost_native.nn.linear import CodebookLinear, WeightMode
 class AttentionState(TypedDict):
     """What one sequence carries. Everything is O(1) except the strided keys, one row per `stride` bytes.
 
-    window_k, window_v (batch, stride, dim): the last rows, newest last; strided_k, strided_v (batch, capacity, dim):
-    rows stride - 1, 2 * stride - 1, ... from the beginning; count (batch,) int32: rows seen; seen: an upper bound of
-    it known without evaluating, which sizes the strided cache; exact: whether it is count, of every sequence.
+    window_k, window_v (batch, stride, dim): the last rows, newest last, but for the `few` very last, which are in
+    recent_k, recent_v (batch, few, dim): a single step adds to these and seldom copies the window; strided_k, strided_v
+    (batch, capacity, dim): rows stride - 1, 2 * stride - 1, ... from the beginning; count (batch,) int32: rows seen;
+    seen: an upper bound of it known without evaluating, which sizes the strided cache; exact: whether it is count, of
+    every sequence.
     """
 
     window_k: mx.array
     window_v: mx.array
+    recent_k: mx.array
+    recent_v: mx.array
     strided_k: mx.array
     strided_v: mx.array
     count: mx.array
@@ -60,6 +64,8 @@ class SparseAttention(nn.Module):
         return AttentionState(
             window_k=mx.zeros((batch, self.stride, dim)),
             window_v=mx.zeros((batch, self.stride, dim)),
+            recent_k=mx.zeros((batch, 0, dim)),
+            recent_v=mx.zeros((batch, 0, dim)),
             strided_k=mx.zeros((batch, 0, dim)),
             strided_v=mx.zeros((batch, 0, dim)),
             count=mx.zeros((batch,), dtype=mx.int32),
@@ -76,7 +82,7 @@ class SparseAttention(nn.Module):
         """
         q, k, v = self.query(x), self.key(x), self.value(x)
         batch = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-        state = self.init_state(batch) if state is None else state
+        state = self.init_state(batch) if state is None else _settled(state)
         y = ops.sparse_attention(
             q, k, v, state["window_k"], state["window_v"], state["strided_k"], state["strided_v"], state["count"],
             num_heads=self.num_heads, stride=self.stride, cu_seqlens=cu_seqlens,
@@ -117,6 +123,18 @@ class SparseAttention(nn.Module):
             new[window] = mx.take_along_axis(both, newest, axis=1)
             new[strided] = mx.where(fresh, mx.take_along_axis(both, index, axis=1), grown)
         return new_state
+
+
+def _settled(state: AttentionState) -> AttentionState:
+    """The same state with its recent rows in the window."""
+    few = state["recent_k"].shape[1]
+    if few == 0:
+        return state
+    new_state = AttentionState(**state)
+    new_state["window_k"] = mx.concatenate([state["window_k"][:, few:], state["recent_k"]], axis=1)
+    new_state["window_v"] = mx.concatenate([state["window_v"][:, few:], state["recent_v"]], axis=1)
+    new_state["recent_k"], new_state["recent_v"] = state["recent_k"][:, :0], state["recent_v"][:, :0]
+    return new_state
 
 
 class _Padding:

@@ -7,11 +7,13 @@ from mlx import nn
 
 from ghost_native import ops
 
+EPS = 1e-5
+
 
 class RMSNorm(nn.Module):
     """``x / rms(x) * weight`` over the last dimension (Zhang and Sennrich, 2019, arXiv:1910.07467), fused on CPUs."""
 
-    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+    def __init__(self, dim: int, eps: float = EPS) -> None:
         super().__init__()
         self.weight = mx.ones((dim,))
         self._eps = eps

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from ghost_native import ops
-from ghost_native.models.ghost import Forward, Ghost, GhostState
+from ghost_native.models.ghost import Forward, Ghost
+from ghost_native.models.state import GhostState
 from ghost_native.nn.fact_memory import PackedFacts
 from ghost_native.train.config import TrainConfig
 

@@ -14,7 +14,8 @@ from mlx import nn
 
 from ghost_native.data.batches import ByteBatcher
 from ghost_native.data.facts import NOT_ASKED, FactBatch, FactGenerator
-from ghost_native.models.ghost import Ghost, GhostState
+from ghost_native.models.ghost import Ghost
+from ghost_native.models.state import GhostState
 from ghost_native.nn.fact_memory import PackedFacts
 from ghost_native.train.config import TrainConfig
 from ghost_native.train.objective import Objective, fact_objective, text_objective

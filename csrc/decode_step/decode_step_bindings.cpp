@@ -1,0 +1,53 @@
+#include <algorithm>
+
+#include "common/bindings.h"
+#include "decode_step/decode_step.h"
+
+namespace ghost {
+namespace {
+
+// Whether these are the same arrays: no other ones, and none changed in place.
+bool same_arrays(const Arrays& a, const Arrays& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](const mx::array& x, const mx::array& y) { return x.id() == y.id(); });
+}
+
+// The weights of a model for decode_step, and the arrays they were made of.
+struct DecodeModel {
+  Arrays sources;
+  std::shared_ptr<const DecodeWeights> weights;
+};
+
+}  // namespace
+
+void bind_decode_step(nb::module_& m) {
+  m.def("decode_available", &decode_available, "arrays"_a);
+#if !defined(GHOST_METAL_EMULATED)
+  nb::class_<DecodeModel>(m, "DecodeModel")
+      .def(
+          "__init__",
+          [](DecodeModel* self, Arrays sources, const DecodeParts& model,
+             const std::vector<DecodeParts>& layers, int head_dim, int stride, float eps, bool routing,
+             int min_depth, int max_depth, float threshold) {
+            const DecodeConfig config{head_dim, stride, eps, routing, min_depth, max_depth, threshold};
+            new (self) DecodeModel{std::move(sources), decode_weights(model, layers, config)};
+          },
+          "sources"_a, "model"_a, "layers"_a, nb::kw_only(), "head_dim"_a, "stride"_a, "eps"_a, "routing"_a,
+          "min_depth"_a, "max_depth"_a, "threshold"_a)
+      .def(
+          "made_of",
+          [](const DecodeModel& self, const Arrays& arrays) { return same_arrays(self.sources, arrays); },
+          "arrays"_a)
+      .def(
+          "step",
+          [](const DecodeModel& self, const Arrays& inputs, int first, int last,
+             bool front) -> std::optional<Arrays> {
+            if (!decode_available(inputs)) return std::nullopt;
+            nb::gil_scoped_release release;
+            return decode_step(*self.weights, {first, last, front}, inputs);
+          },
+          "inputs"_a, "first"_a, "last"_a, "front"_a);
+#endif
+}
+
+}  // namespace ghost

@@ -1,0 +1,220 @@
+"""The fast path of :meth:`Ghost.step`: one byte per stream through one primitive instead of some 200 operations.
+
+It computes what :meth:`Ghost.forward` does, on the same state, so that pieces of text and single bytes mix freely.
+Weights are not inputs of the primitive, for MLX spends tens of nanoseconds on each input of each output: they go in
+once, and every step checks that they are still the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+from mlx import nn
+
+from ghost_native import ops
+from ghost_native.models.state import GhostState, LayerState, MemoryStream
+from ghost_native.nn.attention import AttentionState, SparseAttention
+from ghost_native.nn.feed_forward import FeedForward
+from ghost_native.nn.linear import CodebookLinear, Linear
+from ghost_native.nn.mamba import Mamba, MambaState
+from ghost_native.nn.norm import EPS, RMSNorm
+from ghost_native.nn.router import Router
+from ghost_native.nn.tokenizer import StateSpaceTokenizer, TokenizerState
+from ghost_native.ops.decode_step import decode_available, decode_model
+
+if TYPE_CHECKING:
+    from ghost_native._ext import DecodeModel
+    from ghost_native.models.ghost import Ghost, GhostLayer
+
+_TOKENIZER = ("embedding", "conv_weight", "conv_bias", "project", "rate", "boundary_weight", "boundary_bias")
+_ROUTER = ("norm", "cheap_in", "cheap_out", "context", "bias", "importance")
+_MAMBA = (
+    "in_proj_x", "in_proj_z", "conv_weight", "conv_bias", "x_proj", "dt_proj", "dt_bias", "A_log", "D", "out_proj",
+)  # fmt: skip
+_ATTENTION = ("query", "key", "value", "out")
+_KNOWN = (CodebookLinear, FeedForward, Linear, Mamba, RMSNorm, Router, SparseAttention, StateSpaceTokenizer)
+
+Slot = tuple[dict[str, Any], str]  # a module and the name of an array in it
+Link = tuple[Any, Any, Any]  # a container, a key, and what has to be there
+
+
+class Decoder:
+    """A model's weights as the primitive takes them, made anew when they are no longer the model's."""
+
+    def __init__(self) -> None:
+        self._native: DecodeModel | None = None
+        self._slots: list[Slot] = []
+        self._links: list[Link] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Decoder:
+        return Decoder()
+
+    def __reduce__(self) -> tuple[type[Decoder], tuple[()]]:
+        return Decoder, ()
+
+    def step(self, model: Ghost, tokens: mx.array, state: GhostState) -> tuple[mx.array, GhostState] | None:
+        """Logits (batch, 1, 256) and the new state for tokens (batch, 1); None where forward() has to do it."""
+        if tokens.ndim != 2 or tokens.shape[1] != 1 or tokens.size == 0:
+            return None
+        if tokens.dtype != mx.int32:
+            if not mx.issubdtype(tokens.dtype, mx.integer):
+                return None
+            tokens = tokens.astype(mx.int32)
+        native = self._weights_of(model)
+        if native is None:
+            return None
+        memory = model.stored_facts(state["memory"], tokens.shape[0])
+        run = _Run(native, model, tokens, state)
+        if memory is None:
+            return run.finish(None) if run.layers(model.config.num_layers) else None
+        # With facts the step is cut before every layer that reads them, and between lies the memory's own graph.
+        address = None
+        for cut in sorted(set(model.config.memory_at)):
+            if not run.layers(cut):
+                return None
+            if address is None:
+                read = mx.clip(tokens, 0, model.tokenizer.vocab - 1)
+                address, memory_state = model.memory.address(run.h, read, memory["table"], memory["state"])
+                memory = MemoryStream(version=memory["version"], table=memory["table"], state=memory_state)
+            run.h = model.memory.read(run.h, address, model.config.memory_at.index(cut))
+        run.layers(model.config.num_layers)
+        if address is not None:
+            run.h = run.h + model.memory.copy_logits(address)
+        return run.finish(memory)
+
+    def _weights_of(self, model: Ghost) -> DecodeModel | None:
+        if self._native is not None:
+            for container, key, value in self._links:
+                if container[key] is not value:
+                    break
+            else:
+                if self._native.made_of([module[name] for module, name in self._slots]):
+                    return self._native
+        self._native = self._make(model)
+        return self._native
+
+    def _make(self, model: Ghost) -> DecodeModel | None:
+        parts, layers = _model_parts(model), [_layer_parts(layer) for layer in model.layers]
+        self._slots = [slot for part in [*parts, *(part for layer in layers for part in layer)] for slot in part]
+        sources = [module[name] for module, name in self._slots]
+        tops: list[Link] = [(model, key, model[key]) for key in ("tokenizer", "router", "norm", "head")]
+        holders = [value for _, _, value in tops] + model.layers
+        inside = tops + [link for module in holders for link in _children(module)]
+        self._links = [
+            *inside,
+            (model, "layers", model.layers),
+            *((model.layers, l, layer) for l, layer in enumerate(model.layers)),
+            *((vars(model.router), key, vars(model.router)[key]) for key in ("threshold", "min_depth", "max_depth")),
+        ]
+        if not all(type(module) in _KNOWN for _, _, module in inside) or not decode_available(sources):
+            return None
+        config = model.config
+        return decode_model(
+            sources,
+            [_matrix(part) for part in parts],
+            [[_matrix(part) for part in layer] for layer in layers],
+            head_dim=min(config.head_dim, config.dim),
+            stride=config.stride,
+            eps=EPS,
+            routing=config.routing,
+            min_depth=model.router.min_depth,
+            max_depth=model.router.max_depth,
+            threshold=model.router.threshold,
+        )
+
+
+class _Run:
+    """One step, by pieces: layers up to some number at a time, with h in between."""
+
+    def __init__(self, native: DecodeModel, model: Ghost, tokens: mx.array, state: GhostState) -> None:
+        self.native, self.config, self.state = native, model.config, state
+        self.h = tokens  # what goes into the next piece
+        self.front: list[mx.array] = []  # what the first piece returned
+        self.new_layers: list[LayerState] = []
+
+    def layers(self, last: int) -> bool:
+        """Runs the next layers, before the first ones the tokenizer, after the last ones the head. False: cannot."""
+        config, first, start = self.config, len(self.new_layers), not self.front
+        inputs = [self.h]
+        if start:
+            tokenizer = self.state["tokenizer"]
+            inputs += tokenizer["conv"], tokenizer["ssm"], tokenizer["last"], self.state["cheap"]
+        elif config.routing:
+            inputs.append(self.front[-2])  # depth
+        layers = self.state["layers"][first:last]
+        for layer in layers:
+            mamba = layer["mamba"]
+            inputs += mamba["conv"], mamba["ssm"]
+            if "attention" in layer:
+                cache = layer["attention"]
+                inputs += cache["window_k"], cache["window_v"], cache["recent_k"], cache["recent_v"]
+                inputs += cache["strided_k"], cache["strided_v"], cache["count"]
+        out = self.native.step(inputs, first, last, start)
+        if out is None:
+            return False
+        arrays = iter(out)
+        if start:
+            self.front = out
+            for _ in range(4):
+                next(arrays)
+        for layer in layers:
+            new_layer = LayerState(mamba=MambaState(conv=next(arrays), ssm=next(arrays)))
+            if "attention" in layer:
+                routed = config.routing and len(self.new_layers) >= config.min_depth
+                new_layer["attention"] = AttentionState(
+                    window_k=next(arrays),
+                    window_v=next(arrays),
+                    recent_k=next(arrays),
+                    recent_v=next(arrays),
+                    strided_k=next(arrays),
+                    strided_v=next(arrays),
+                    count=next(arrays),
+                    seen=layer["attention"]["seen"] + 1,
+                    exact=layer["attention"]["exact"] and not routed,
+                )
+            self.new_layers.append(new_layer)
+        self.h = out[-1]
+        return True
+
+    def finish(self, memory: MemoryStream | None) -> tuple[mx.array, GhostState]:
+        conv, ssm, last, cheap = self.front[:4]
+        tokenizer = TokenizerState(conv=conv, ssm=ssm, last=last)
+        return self.h, GhostState(tokenizer=tokenizer, cheap=cheap, layers=self.new_layers, memory=memory)
+
+
+def _model_parts(model: Ghost) -> list[list[Slot]]:
+    parts = [*(_slots(model.tokenizer, name) for name in _TOKENIZER), *(_slots(model.router, n) for n in _ROUTER)]
+    return [*parts, _slots(model, "norm"), _slots(model, "head")]
+
+
+def _layer_parts(layer: GhostLayer) -> list[list[Slot]]:
+    parts = [_slots(layer, "mamba_norm"), *(_slots(layer.mamba, name) for name in _MAMBA)]
+    if "attention" in layer:
+        parts += [_slots(layer, "attention_norm"), *(_slots(layer.attention, name) for name in _ATTENTION)]
+    return [*parts, _slots(layer, "ffn_norm"), _slots(layer.ffn, "up"), _slots(layer.ffn, "down")]
+
+
+def _slots(module: nn.Module, name: str) -> list[Slot]:
+    """Where the array `name` of a module is, or the arrays of its part `name`."""
+    part = module[name]
+    if not isinstance(part, nn.Module):
+        return [(module, name)]
+    return [(part, key) for key in ("codes", "weight", "codebook") if key in part]
+
+
+def _children(module: nn.Module) -> Iterator[Link]:
+    for key, value in module.items():
+        if isinstance(value, nn.Module):
+            yield module, key, value
+            yield from _children(value)
+
+
+def _matrix(part: list[Slot]) -> list[mx.array]:
+    """The arrays of a part; latent weights become codes, as CodebookLinear.pack() makes them."""
+    arrays = [module[name] for module, name in part]
+    if len(arrays) == 2 and arrays[0].dtype != mx.uint32:
+        codebook = arrays[1].astype(mx.float16)
+        return [ops.codebook_assign(arrays[0], codebook), codebook]
+    return arrays
