@@ -1,24 +1,28 @@
-"""Benchmarks: `pip install '.[bench]' && pytest benchmarks --benchmark-only`.
+"""Benchmarks: `pip install '.[bench]' && pytest benchmarks --benchmark-only`, or `ghost-native bench`.
 
-Operators are checked before they are timed; inputs are evaluated beforehand and results inside the timed call. Figures
-are the minimum over many rounds: machines are shared, and noise only adds.
+Every result is checked against a reference before it is timed; inputs are evaluated beforehand and results inside the
+timed call. Figures are the minimum over many rounds: machines are shared, and noise only adds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
 import ghost_native as gn
+from benchmarks.measure import Case, check, describe, plan, use_threads
 
 Timed = Callable[..., None]
+QUICK = 0.02  # share of the time that --quick spends
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=["cpu", "gpu"], default="cpu", help="where the benchmarks run (default: cpu)")
+    parser.addoption("--quick", action="store_true", help="few rounds: figures are rough")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,18 +38,44 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 @pytest.fixture
-def timed(benchmark: Any) -> Timed:
-    """timed(fn, flops=..., moved=...): runs and evaluates fn; rates of the fastest round go into the report."""
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Threads of our kernels, given by `@pytest.mark.parametrize("threads", [1, 2], indirect=True)`."""
+    with use_threads(request.param):
+        yield request.param
 
-    def run(fn: Callable[[], Any], *, flops: float = 0.0, moved: float = 0.0, seconds: float = 1.0) -> None:
-        mx.eval(fn())
-        benchmark._max_time = seconds
-        benchmark._min_rounds = 5
-        benchmark(lambda: mx.eval(fn()))
-        fastest = benchmark.stats.stats.min
-        if flops:
-            benchmark.extra_info["GFLOP/s"] = round(flops / fastest / 1e9, 1)
-        if moved:
-            benchmark.extra_info["GB/s"] = round(moved / fastest / 1e9, 1)
+
+@pytest.fixture
+def timed(benchmark: Any, request: pytest.FixtureRequest) -> Timed:
+    """timed(fn, case, expected=..., tolerance=...): checks what fn gives, then times it. See benchmarks/README.md."""
+
+    def run(
+        fn: Callable[[], Any],
+        case: Case,
+        *,
+        expected: Any,
+        tolerance: float,
+        select: Callable[[Any], Any] = lambda result: result,
+        evaluate: Callable[[Any], Any] | None = mx.eval,
+        seconds: float = 0.5,
+        min_rounds: int = 5,
+        extra: Callable[[], dict[str, float]] | None = None,
+    ) -> None:
+        finish = evaluate or (lambda result: result)
+
+        def call() -> None:
+            finish(fn())
+
+        case = case if case.threads else replace(case, threads=gn.num_threads())
+        result = fn()
+        finish(result)
+        error = check(select(result), expected() if callable(expected) else expected, tolerance)
+        del result
+        quick = request.config.getoption("--quick")
+        rounds, iterations = plan(call, seconds * (QUICK if quick else 1.0), 2 if quick else min_rounds)
+        benchmark.group = f"{case.operator} {case.shape} {case.dtype} {case.direction}"
+        benchmark.pedantic(call, rounds=rounds, iterations=iterations, warmup_rounds=0)
+        benchmark.extra_info.update(describe(case, request.node.path.parent.name), nrmse=error)
+        if extra is not None:
+            benchmark.extra_info.update(extra())
 
     return run
