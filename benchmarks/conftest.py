@@ -7,14 +7,15 @@ timed call. Figures are the minimum over many rounds: machines are shared, and n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
 import ghost_native as gn
-from benchmarks.measure import Case, check, describe, plan, use_threads
+from benchmarks.machine import machine
+from benchmarks.measure import Case, check, describe, plan, rates, roofline, use_threads
 
 Timed = Callable[..., None]
 QUICK = 0.02  # share of the time that --quick spends
@@ -30,11 +31,21 @@ def pytest_configure(config: pytest.Config) -> None:
     gn.tune_allocator()
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    features = gn.cpu_features()
-    return (
-        f"ghost_native {gn.__version__}: {features['isa']}, {features['threads']} threads, device {mx.default_device()}"
-    )
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    found = machine()
+    return [
+        f"ghost_native {gn.__version__}: {found['isa']}, {found['threads']} threads, device {found['device']}",
+        f"{found['cpu']}; BLAS: {found['blas']}",
+    ]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    found = machine()
+    machine_info["ghost_native"] = {
+        **found,
+        "rooflines": {n: asdict(roofline(n)) for n in sorted({1, int(found["threads"])})},
+    }
 
 
 @pytest.fixture
@@ -75,6 +86,9 @@ def timed(benchmark: Any, request: pytest.FixtureRequest) -> Timed:
         benchmark.group = f"{case.operator} {case.shape} {case.dtype} {case.direction}"
         benchmark.pedantic(call, rounds=rounds, iterations=iterations, warmup_rounds=0)
         benchmark.extra_info.update(describe(case, request.node.path.parent.name), nrmse=error)
+        if benchmark.stats is not None:  # there are none with --benchmark-disable
+            fastest = benchmark.stats.stats.min
+            benchmark.extra_info.update(rates(case, fastest, roofline(case.threads).bound(case)))
         if extra is not None:
             benchmark.extra_info.update(extra())
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from time import perf_counter
 from typing import Any
 
-import ghost_native as gn
 from tests.tolerances import nrmse
+
+import ghost_native as gn
 
 MOST_ROUNDS = 2000
 OURS = "ghost_native"
@@ -108,3 +110,50 @@ def plan(call: Callable[[], Any], seconds: float, min_rounds: int, shortest: flo
         once = (perf_counter() - begin) / 20
         iterations = max(1, round(shortest / once))
     return max(min_rounds, min(MOST_ROUNDS, int(seconds / (once * iterations)))), iterations
+
+
+LEVELS = tuple(1 << k for k in range(18, 29, 2))  # bytes: from what a core's own cache holds to what none does
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """What the machine can do at most: operations a second of each kind, bytes a second by size of what is read."""
+
+    peaks: Mapping[str, float | None]
+    bandwidths: Sequence[tuple[int, float]]
+
+    def peak(self, kind: str) -> float:
+        """That of float32 where the CPU has no instruction of the kind."""
+        return self.peaks.get(kind) or self.peaks["float32"] or 0.0
+
+    def bandwidth(self, moved: float) -> float:
+        """Of the smallest level that holds so many bytes; nothing larger is read faster than something smaller."""
+        return max(rate for size, rate in self.bandwidths if size >= min(moved, self.bandwidths[-1][0]))
+
+    def bound(self, case: Case) -> float:
+        """Seconds that the case takes at least: its arithmetic at the peak, or its bytes at their bandwidth."""
+        computing = case.flops / self.peak(case.peak) if case.flops else 0.0
+        moving = case.moved / self.bandwidth(case.moved) if case.moved else 0.0
+        return max(computing, moving)
+
+
+@cache
+def roofline(threads: int) -> Roofline:
+    """Measured once in a process for a number of threads, in half a second."""
+    with use_threads(threads):
+        peaks = {kind: gn.measure_peak(kind, seconds=0.05) for kind in ("float32", "bfloat16", "int8")}
+        return Roofline(peaks, [(size, gn.measure_bandwidth(size, seconds=0.05)) for size in LEVELS])
+
+
+def rates(case: Case, seconds: float, bound: float) -> dict[str, float]:
+    """What the report shows beside the time, for the quantities that the case states."""
+    found = {}
+    if case.flops:
+        found["GFLOP/s"] = case.flops / seconds / 1e9
+    if case.moved:
+        found["GB/s"] = case.moved / seconds / 1e9
+    if case.items:
+        found["bytes/s"] = case.items / seconds
+    if bound:
+        found["% of roofline"] = 100 * bound / seconds
+    return {name: float(f"{value:.4g}") for name, value in found.items()}

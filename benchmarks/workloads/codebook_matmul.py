@@ -6,12 +6,12 @@ from functools import partial
 
 import mlx.core as mx
 import numpy as np
+from tests.tolerances import to_numpy
 
 import ghost_native as gn
 from benchmarks.measure import BOTH, Case, by
 from benchmarks.workloads.work import Work
 from ghost_native.reference.codebook_matmul import codebook_dequantize_ref
-from tests.tolerances import to_numpy
 
 SHAPES = [  # rows of x, columns of the result, columns of x
     (1, 256, 256),

@@ -6,12 +6,12 @@ from functools import partial
 
 import mlx.core as mx
 import numpy as np
+from tests.tolerances import to_numpy
 
 import ghost_native as gn
 from benchmarks.measure import BOTH, Case, by
 from benchmarks.workloads.work import Work
 from ghost_native.reference.selective_scan import selective_scan_ref, selective_scan_vjp_ref
-from tests.tolerances import to_numpy
 
 SHAPES = [(16, 256, 512, 16), (1, 2048, 512, 16), (4, 1024, 1024, 16)]  # batch, seqlen, dim, dstate
 # Arithmetic of one element of the state in one step: an exponential of about 10 fused multiply-adds, the decay's

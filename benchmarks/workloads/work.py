@@ -8,9 +8,9 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from tests.tolerances import to_numpy
 
 from benchmarks.measure import OURS, TOLERANCE, Case
-from tests.tolerances import to_numpy
 
 Function = Callable[..., mx.array]
 
