@@ -29,6 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     mx.set_default_device(mx.gpu if config.getoption("--device") == "gpu" else mx.cpu)
     gn.tune_allocator()
+    # A check that fails leaves the fixture unused; one failure is enough.
+    config.addinivalue_line("filterwarnings", "ignore:Benchmark fixture was not used at all")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -87,8 +89,8 @@ def timed(benchmark: Any, request: pytest.FixtureRequest) -> Timed:
         benchmark.pedantic(call, rounds=rounds, iterations=iterations, warmup_rounds=0)
         benchmark.extra_info.update(describe(case, request.node.path.parent.name), nrmse=error)
         if benchmark.stats is not None:  # there are none with --benchmark-disable
-            fastest = benchmark.stats.stats.min
-            benchmark.extra_info.update(rates(case, fastest, roofline(case.threads).bound(case)))
+            bound = roofline(case.threads).bound(case)
+            benchmark.extra_info.update(rates(case, benchmark.stats.stats.min, bound), bound=bound)
         if extra is not None:
             benchmark.extra_info.update(extra())
 

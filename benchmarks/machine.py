@@ -39,10 +39,5 @@ def cpu_model() -> str:
 
 
 def versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    installed = {package.name.lower(): package.version for package in importlib.metadata.distributions()}
+    return {name: installed[name] for name in PACKAGES if name in installed}

@@ -139,10 +139,10 @@ class Roofline:
 
 @cache
 def roofline(threads: int) -> Roofline:
-    """Measured once in a process for a number of threads, in half a second."""
+    """Measured once in a process for a number of threads, in two seconds."""
     with use_threads(threads):
-        peaks = {kind: gn.measure_peak(kind, seconds=0.05) for kind in ("float32", "bfloat16", "int8")}
-        return Roofline(peaks, [(size, gn.measure_bandwidth(size, seconds=0.05)) for size in LEVELS])
+        peaks = {kind: gn.measure_peak(kind, seconds=0.2) for kind in ("float32", "bfloat16", "int8")}
+        return Roofline(peaks, [(size, gn.measure_bandwidth(size, seconds=0.2)) for size in LEVELS])
 
 
 def rates(case: Case, seconds: float, bound: float) -> dict[str, float]:

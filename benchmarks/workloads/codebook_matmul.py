@@ -38,15 +38,26 @@ def make(
     """Packed weights (N, K); x (M, K), or (M, N) when not transposed. `dtype` is that of x, `activation` the mode."""
     mx.random.seed(0)
     weight = mx.random.normal((N, K))
-    group = {"tensor": None, "row": K, "group": 64}[codebooks]
-    codes, codebook = gn.codebook_quantize(weight) if group is None else gn.codebook_quantize(weight, group_size=group)
+    levels = {"tensor": (), "row": (N, 1), "group": (N, K // 64)}[codebooks]
+    codebook = mx.array([-1.5, -0.45, 0.45, 1.5]) * mx.random.uniform(0.8, 1.2, (*levels, 4))
+    codes = gn.codebook_assign(weight, codebook)
     x = mx.random.normal((M, K if transpose else N)).astype(getattr(mx, dtype))
     mx.eval(x, codes, codebook)
     rows = min(M, ROWS)
-    shown = dtype if activation == "float32" else activation
-    name = "codebook_matmul" + ("" if transpose else " transposed") + f" per {codebooks}" * (codebooks != "tensor")
+    name = "codebook_matmul" if transpose else "codebook_matmul transposed"
+    if codebooks != "tensor":
+        name += f", codebook per {codebooks}"
+    if dtype != "float32":
+        name += f", {dtype} x"
     moved = x.nbytes + codes.nbytes + codebook.nbytes + x.itemsize * M * (N if transpose else K)
-    case = Case(name, by(M, N, K), shown, flops=2.0 * M * N * K, moved=moved, peak=activation)
+    case = Case(
+        name,
+        by(M, N, K),
+        dtype if activation == "float32" else activation,
+        flops=2.0 * M * N * K,
+        moved=moved,
+        peak=activation,
+    )
 
     def dense() -> np.ndarray:
         levels = codebook_dequantize_ref(np.array(codes), to_numpy(codebook))

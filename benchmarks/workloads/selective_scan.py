@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import mlx.core as mx
@@ -21,6 +23,7 @@ CHECKED = 64  # channels of the first sequence that are compared
 
 
 def make(batch: int, seqlen: int, dim: int, dstate: int, *, dtype: str = "float32") -> Work:
+    """Channels last; A, D and the bias of delta are float32 whatever the dtype of the sequences."""
     mx.random.seed(0)
     kind = getattr(mx, dtype)
     inputs = {
@@ -67,5 +70,54 @@ def make(batch: int, seqlen: int, dim: int, dstate: int, *, dtype: str = "float3
         expected_both=expected_both,
         part=lambda y: y[:1, :, :channels],
         part_both=lambda gradients: [gradients[0][:1, :, :channels], gradients[1][:1, :, :channels]],
+    )
+    return work
+
+
+def make_ragged(lengths: Sequence[int], dim: int, dstate: int) -> Work:
+    """Sequences of different lengths in one array, as routing makes them; the first one is compared."""
+    whole = make(1, sum(lengths), dim, dstate)
+    inputs = {name: x[0] if x.ndim == 3 else x for name, x in whole.inputs.items()}
+    inputs["cu_seqlens"] = mx.array(np.cumsum([0, *lengths]), dtype=mx.int32)
+    mx.eval(inputs)
+
+    def expected() -> np.ndarray:
+        sequence = {
+            name: x[: lengths[0]] if name in ("u", "delta", "B", "C") else x for name, x in work.numpy().items()
+        }
+        del sequence["cu_seqlens"]
+        batched = {name: x[None] if name in ("u", "delta", "B", "C") else x for name, x in sequence.items()}
+        return selective_scan_ref(**batched, delta_softplus=True)[0][0]
+
+    shape = f"{len(lengths)} of {by(sum(lengths), dim, dstate)}"
+    case = replace(whole.case, operator="selective_scan, ragged", shape=shape)
+    work = replace(whole, inputs=inputs, case=case, expected=expected, part=lambda y: y[: lengths[0]])
+    return work
+
+
+def make_update(batch: int, dim: int, dstate: int) -> Work:
+    """One step of a stream."""
+    whole = make(batch, 1, dim, dstate)
+    inputs = {"state": mx.random.normal((batch, dim, dstate))}
+    inputs |= {name: x[:, 0] if x.ndim == 3 else x for name, x in whole.inputs.items()}
+    mx.eval(inputs)
+    state = 8.0 * batch * dim * dstate  # read and written
+    case = replace(whole.case, operator="selective_state_update", shape=by(batch, dim, dstate),
+                   moved=whole.case.moved + state)  # fmt: skip
+
+    def expected() -> np.ndarray:
+        operands = work.numpy()
+        h = operands.pop("state")
+        for name in ("u", "delta", "B", "C"):
+            operands[name] = operands[name][:, None]
+        return selective_scan_ref(**operands, initial_state=h, delta_softplus=True)[0][:, 0]
+
+    work = replace(
+        whole,
+        function=partial(gn.selective_state_update, delta_softplus=True),
+        inputs=inputs,
+        case=case,
+        expected=expected,
+        part=lambda result: result[0],
     )
     return work

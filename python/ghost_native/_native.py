@@ -86,7 +86,7 @@ def measure_peak(kind: str = "float32", *, seconds: float = 0.1) -> float | None
     """Multiplications and additions in a second that this CPU does at most with :func:`num_threads` threads, measured.
 
     Args:
-        kind: ``"float32"``, ``"bfloat16"`` (products of pairs summed in float32) or ``"int8"`` (of quadruples in int32).
+        kind: ``"float32"``, ``"bfloat16"`` (pairs of products into float32) or ``"int8"`` (fours into int32).
         seconds: how long to measure, 0 to 60; the best round counts.
 
     Returns:
