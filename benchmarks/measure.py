@@ -62,7 +62,7 @@ def check(actual: Any, expected: Any, tolerance: float) -> float:
     assert len(actual) == len(expected), f"{len(actual)} results, expected {len(expected)}"
     errors = [nrmse(a, e) for a, e in zip(actual, expected, strict=True)]
     worst = max(errors)
-    assert worst <= tolerance, f"not timed: NRMSE {worst:.2e} over {tolerance:.1e} (of each result: {errors})"
+    assert worst <= tolerance, f"NRMSE {worst:.2e} over {tolerance:.1e} (of each result: {errors})"
     return worst
 
 

@@ -21,7 +21,8 @@ from ghost_native.cli.parser import Arguments, Parser, number
 
 DESCRIPTION = """\
 Run the benchmarks of a checkout. Every result is checked against a reference before it is timed, and every time stands
-beside the fastest rival that is installed and beside what this machine could do at most, which is measured too."""
+beside the fastest rival that is installed and beside what this machine could do at most, which is measured too. A
+report keeps the figures of suites that were not run again."""
 
 EXAMPLES = """\
 ghost-native bench --suite ops --filter "codebook_matmul and not half"
@@ -41,14 +42,14 @@ _SUMMARY = re.compile(r"(FAILED|ERROR|SKIPPED) (?:\[\d+\] )?(.*)")
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("--suite", choices=(*SUITES, "all"), default="all",
-                        help="operators, the whole model, rivals, or how time grows with size (default all)")  # fmt: skip
+                        help="operators, the model, rivals, or how time grows (default all)")  # fmt: skip
     parser.add_argument("--filter", metavar="EXPR", help="only benchmarks whose names match, as of pytest -k")
     parser.add_argument("--quick", action="store_true", help="few rounds: rough figures in a fraction of the time")
     parser.add_argument("--threads", type=number(int, 1, 256), metavar="N",
                         help="threads of the kernels, and of OpenBLAS (default: all cores)")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
     parser.add_argument("--report", type=Path, nargs="?", const=REPORT, metavar="DIR",
-                        help=f"write Markdown and charts (default {REPORT}); suites not run keep their figures")  # fmt: skip
+                        help=f"write Markdown and charts to DIR (default {REPORT})")  # fmt: skip
     parser.add_argument("--benchmarks", type=Path, default=Path("benchmarks"), metavar="DIR",
                         help="the benchmarks of a checkout (default ./benchmarks)")  # fmt: skip
 
@@ -107,10 +108,10 @@ def _measure(name: str, folder: Path, args: Arguments, environment: dict[str, st
     """One suite in a process of its own: what it measured, and the benchmarks that gave wrong results."""
     with tempfile.TemporaryDirectory() as temporary:
         found = Path(temporary) / "results.json"
-        command = [sys.executable, "-m", "pytest", str(folder / name), "-v", "--color=no", "--benchmark-only",
+        command = [sys.executable, "-m", "pytest", str(folder / name), "-v", "-ra", "--color=no", "--benchmark-only",
                    f"--benchmark-json={found}", "-p", "no:cacheprovider"]  # fmt: skip
         command += ["--quick"] * args.quick + (["-k", args.filter] if args.filter else [])
-        code, output = _follow(command, name, folder.parent, {**environment, "PYTHONUNBUFFERED": "1"})
+        code, output = _follow(command, name, folder.parent, {**environment, "PYTHONUNBUFFERED": "1", "COLUMNS": "250"})
         if code == NO_TESTS:
             return Suite(name, {}), []
         if code not in (0, TESTS_FAILED):
@@ -129,25 +130,24 @@ def _follow(command: Sequence[str], name: str, folder: Path, environment: dict[s
     """Run a program and show how far it is; its exit code and what it printed."""
     console = terminal.err()
     output: list[str] = []
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout is not None
-    try:
-        if console.is_terminal:
-            with console.status(f"{name}: starting") as status:
-                for line in process.stdout:
-                    output.append(line.rstrip())
-                    if done := _DONE.search(line):
-                        status.update(f"{name}: {int(done[2])} %, {done[1].rpartition('/')[2]}")
-        else:
-            terminal.remark(f"running the benchmarks of {name}")
-            output += [line.rstrip() for line in process.stdout]
-        return process.wait(), [line for line in output if line]
-    finally:
-        if process.poll() is None:
+    ) as process:
+        assert process.stdout is not None
+        try:
+            if console.is_terminal:
+                with console.status(f"{name}: starting") as status:
+                    for line in process.stdout:
+                        output.append(line.rstrip())
+                        if done := _DONE.search(line):
+                            status.update(f"{name}: {int(done[2])} %, {done[1].rpartition('/')[2]}")
+            else:
+                terminal.remark(f"running the benchmarks of {name}")
+                output += [line.rstrip() for line in process.stdout]
+        except BaseException:  # such as Ctrl-C: nothing stays behind
             process.terminate()
-            process.wait()
+            raise
+    return process.returncode, [line for line in output if line]
 
 
 def _summary(line: str) -> tuple[str, str]:
