@@ -112,7 +112,7 @@ def plan(call: Callable[[], Any], seconds: float, min_rounds: int, shortest: flo
     return max(min_rounds, min(MOST_ROUNDS, int(seconds / (once * iterations)))), iterations
 
 
-LEVELS = tuple(1 << k for k in range(18, 29, 2))  # bytes: from what a core's own cache holds to what none does
+LEVELS = tuple(1 << k for k in range(18, 29))  # bytes: from what a core's own cache holds to what none does
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,10 @@ class Roofline:
         return self.peaks.get(kind) or self.peaks["float32"] or 0.0
 
     def bandwidth(self, moved: float) -> float:
-        """Of the smallest level that holds so many bytes; nothing larger is read faster than something smaller."""
-        return max(rate for size, rate in self.bandwidths if size >= min(moved, self.bandwidths[-1][0]))
+        """Of the largest level that is no larger: a bound that holds. Nothing larger is read faster than that."""
+        smallest = self.bandwidths[0][0]
+        level = max(size for size, _ in self.bandwidths if size <= max(moved, smallest))
+        return max(rate for size, rate in self.bandwidths if size >= level)
 
     def bound(self, case: Case) -> float:
         """Seconds that the case takes at least: its arithmetic at the peak, or its bytes at their bandwidth."""
@@ -142,7 +144,7 @@ def roofline(threads: int) -> Roofline:
     """Measured once in a process for a number of threads, in two seconds."""
     with use_threads(threads):
         peaks = {kind: gn.measure_peak(kind, seconds=0.2) for kind in ("float32", "bfloat16", "int8")}
-        return Roofline(peaks, [(size, gn.measure_bandwidth(size, seconds=0.2)) for size in LEVELS])
+        return Roofline(peaks, [(size, gn.measure_bandwidth(size, seconds=0.1)) for size in LEVELS])
 
 
 def rates(case: Case, seconds: float, bound: float) -> dict[str, float]:
