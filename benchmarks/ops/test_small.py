@@ -7,9 +7,27 @@ from types import ModuleType
 import pytest
 
 from benchmarks.conftest import Timed
-from benchmarks.workloads import causal_conv1d, cross_entropy, dense_matmul, embedding, gelu, rms_norm, skip_gather
+from benchmarks.workloads import (
+    causal_conv1d,
+    cross_entropy,
+    dense_matmul,
+    embedding,
+    gelu,
+    rms_norm,
+    skip_gather,
+    sparse_attention,
+)
 
-OPERATORS = (causal_conv1d, skip_gather, dense_matmul, rms_norm, gelu, embedding, cross_entropy)
+OPERATORS = (
+    causal_conv1d,
+    skip_gather,
+    sparse_attention,
+    dense_matmul,
+    rms_norm,
+    gelu,
+    embedding,
+    cross_entropy,
+)
 CASES = [
     pytest.param(module, shape, id=f"{module.__name__.rpartition('.')[2]}-{shape}")
     for module in OPERATORS

@@ -29,9 +29,9 @@ INTRODUCTIONS = {
 EXPLANATION = """\
 Times are milliseconds, the fastest round first: machines are shared, and noise only adds. The *roofline* is what the
 machine can do at most, measured in the same run by loops that do nothing but multiply, or nothing but read: the time of
-an operation is at least its arithmetic at the peak of its class, and at least its bytes at the bandwidth measured for so
-many: of a cache or of memory. An exponential counts as the 10 multiply-adds that it costs here. *Ratio* is the time of the
-best rival over ours: above 1 we are faster.
+an operation is at least its arithmetic at the peak of its class, and at least its bytes at the bandwidth of the cache
+or memory that so many bytes come from. An exponential counts as the 10 multiply-adds that it costs here. *Ratio* is the
+time of the best rival over ours: above 1 we are faster.
 """
 
 
