@@ -78,5 +78,7 @@ def test_a_wrong_result_is_not_timed() -> None:
 
 def test_rounds_fill_the_time_with_calls_long_beside_the_clock() -> None:
     calls: list[int] = []
-    rounds, iterations = plan(lambda: calls.append(0), 0.0, 3)
-    assert rounds == 3 and iterations > 10
+    rounds, iterations = plan(lambda: calls.append(0), 1e-9, 3)
+    assert rounds == 3 and iterations > 10 and len(calls) > 10
+    calls.clear()
+    assert plan(lambda: calls.append(0), 0, 2) == (2, 1) and not calls  # a slow one is not called to find out

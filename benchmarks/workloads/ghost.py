@@ -18,6 +18,7 @@ from ghost_native.train.optimizer import GhostOptimizer
 
 BATCH, SEQLEN = 16, 256
 PREFILL = 2048
+CODES_PER_WORD = 16
 CHECKED = (2, 64)  # sequences and bytes of them that are compared with the composed form
 
 Run = Callable[[], Any]
@@ -39,14 +40,29 @@ def text(batch: int = BATCH, seqlen: int = SEQLEN) -> mx.array:
     return tokens
 
 
+def flops_of_a_byte(model: Ghost, share: float) -> float:
+    """Products with the matrices, scans and attention; `share` of the bytes goes past the layers all go through."""
+    config = model.config
+    found = 0.0
+    for name, weight in model.weights().items():
+        if name.startswith(("memory.", "tokenizer.embedding")) or not name.endswith((".weight", ".codes")):
+            continue
+        part, index, *_ = name.split(".")
+        passing = share if part == "layers" and int(index) >= config.min_depth else 1.0
+        weights = weight.size * (CODES_PER_WORD if name.endswith(".codes") else 1)
+        found += 2.0 * weights * passing * (weight.ndim == 2)
+    for l in range(config.num_layers):
+        passing = share if l >= config.min_depth else 1.0
+        found += FLOPS * config.expand * config.dim * config.dstate * passing
+        found += 4.0 * config.dim * config.stride * passing * (l in config.attention_layers)
+    return found
+
+
 def case(name: str, model: Ghost, batch: int, seqlen: int, share: float = 1.0, **changes: Any) -> Case:
-    """Products with the weights and the scans, for bytes that go through; the weights are read once in a run."""
-    config, count = model.config, batch * seqlen
-    layers = (config.min_depth + share * (config.num_layers - config.min_depth)) / config.num_layers
-    scans = FLOPS * config.num_layers * config.expand * config.dim * config.dstate
-    forward = (2.0 * model.count_params() + scans) * layers * count
-    moved = float(model.nbytes())
-    return Case(f"ghost_v6 {name}", by(batch, seqlen), flops=forward, moved=moved, items=count, **changes)
+    """The arithmetic of all bytes; the weights are read once in a run."""
+    count, moved = batch * seqlen, float(model.nbytes())
+    flops = flops_of_a_byte(model, share) * count
+    return Case(f"ghost_v6 {name}", by(batch, seqlen), flops=flops, moved=moved, items=count, **changes)
 
 
 def training_step(model: Ghost, tokens: mx.array) -> Run:

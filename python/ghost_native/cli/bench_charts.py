@@ -119,7 +119,11 @@ def _scaling(curves: Curves) -> Figure:
             axes.plot(places, ideal, ":", color=color, linewidth=0.9)
         if axis not in ("threads", "routed share"):
             axes.set_xscale("log", base=2)
-            axes.set_yscale("log")
+            axes.set_yscale("log", base=2)
+            for scale in (axes.xaxis, axes.yaxis):
+                scale.set_major_formatter(lambda value, _: f"{value:.3g}")
+        elif axis == "threads":
+            axes.set_xticks(sorted({row.at for rows in named.values() for row in rows}))
         axes.set_xlabel(axis)
         axes.set_ylabel("speed-up over one" if axis == "threads" else "ms")
         axes.legend(fontsize=6, frameon=False)

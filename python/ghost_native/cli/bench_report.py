@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from ghost_native.cli import bench_charts, bench_results
 from ghost_native.cli.bench_results import SUITES, Line, Row, Suite, milliseconds, significant
 
 RESULTS = "results.json"
+_FIGURE = re.compile(r"(\**[\d.,]+(e-\d+)?\**( (%|GFLOP/s|GB/s|bytes/s))?)?")
 TITLES = {
     "ops": "Operators",
     "model": "Ghost v6 as a whole",
@@ -140,8 +142,8 @@ def _routing(rows: Sequence[Row]) -> str:
     if full is None:
         return ""
     text = (
-        "## Routed bytes\n\nTime when a share of the bytes goes through all layers and the others through the first "
-        "alone, over what is proportional to the layers that bytes go through.\n"
+        "## Routed bytes\n\nA share of the bytes goes through all layers, the others through the first. *Work* is "
+        "the arithmetic that remains; time in proportion to it would be 1.00 in the last column.\n"
     )
     table = []
     for row in sorted(rows, key=lambda row: -row.at):
@@ -149,7 +151,7 @@ def _routing(rows: Sequence[Row]) -> str:
         times = row.fastest / full.fastest
         table.append([f"{100 * row.at:.0f} %", milliseconds(row.fastest), f"{times:.2f}", f"{layers:.2f}",
                       f"{times / layers:.2f}"])  # fmt: skip
-    return text + "\n" + markdown(["routed", "min, ms", "of 100 %", "proportional", "over proportional"], table)
+    return text + "\n" + markdown(["routed", "min, ms", "of 100 %", "work", "time over work"], table)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -160,4 +162,4 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _is_figure(cell: str) -> bool:
-    return not cell or (cell.strip("*")[:1].isdigit() and "x" not in cell)
+    return _FIGURE.fullmatch(cell) is not None
