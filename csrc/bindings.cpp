@@ -4,6 +4,7 @@
 #include "common/metal.h"
 #include "common/parallel.h"
 #include "common/primitive.h"
+#include "common/roofline.h"
 #include "operators.h"
 
 NB_MODULE(_ext, m) {
@@ -20,6 +21,10 @@ NB_MODULE(_ext, m) {
   m.def("supported_isas", &ghost::supported_isas);
   m.def("num_threads", &ghost::num_threads);
   m.def("set_num_threads", &ghost::set_num_threads, "n"_a);
+  m.def("measure_peak", &ghost::measure_peak, "kind"_a, "seconds"_a,
+        nb::call_guard<nb::gil_scoped_release>());
+  m.def("measure_bandwidth", &ghost::measure_bandwidth, "bytes"_a, "seconds"_a,
+        nb::call_guard<nb::gil_scoped_release>());
   m.def("metal_available", &ghost::metal_available);
   m.def("force_composed", &ghost::force_composed);
   m.def("set_force_composed", &ghost::set_force_composed, "on"_a);

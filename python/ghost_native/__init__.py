@@ -13,6 +13,8 @@ from ghost_native import ops
 from ghost_native._native import (
     composed_form,
     cpu_features,
+    measure_bandwidth,
+    measure_peak,
     metal_available,
     num_threads,
     set_num_threads,
@@ -30,6 +32,8 @@ __all__ = [
     "__version__",
     "composed_form",
     "cpu_features",
+    "measure_bandwidth",
+    "measure_peak",
     "metal_available",
     "num_threads",
     "ops",

@@ -82,6 +82,37 @@ def set_num_threads(n: int) -> None:
     _ext.set_num_threads(n)
 
 
+def measure_peak(kind: str = "float32", *, seconds: float = 0.1) -> float | None:
+    """Multiplications and additions in a second that this CPU does at most with :func:`num_threads` threads, measured.
+
+    Args:
+        kind: ``"float32"``, ``"bfloat16"`` (pairs of products into float32) or ``"int8"`` (fours into int32).
+        seconds: how long to measure, 0 to 60; the best round counts.
+
+    Returns:
+        FLOP/s (a multiplication and an addition are two), None when the active instruction set has no such instruction.
+
+    Raises:
+        ValueError: another kind, or seconds out of range.
+    """
+    return _ext.measure_peak(kind, seconds)
+
+
+def measure_bandwidth(num_bytes: int = 1 << 28, *, seconds: float = 0.1) -> float:
+    """Bytes in a second read by :func:`num_threads` threads from a buffer of that size, over and over, measured.
+
+    A buffer that fits a cache gives that cache's bandwidth, the default that of memory.
+
+    Args:
+        num_bytes: size of the buffer, 8 KiB for each thread to 16 GiB.
+        seconds: how long to measure, 0 to 60; the best round counts.
+
+    Raises:
+        ValueError: num_bytes or seconds out of range.
+    """
+    return _ext.measure_bandwidth(num_bytes, seconds)
+
+
 @contextmanager
 def composed_form() -> Iterator[None]:
     """Build operators from MLX's own operations instead of our kernels, for comparisons and debugging.

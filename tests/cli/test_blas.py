@@ -134,3 +134,30 @@ def test_a_real_system_library_is_used_end_to_end(monkeypatch: pytest.MonkeyPatc
         [sys.executable, "-m", "ghost_native", "info"], capture_output=True, text=True, check=True, timeout=60
     )
     assert f"({path})" in done.stdout
+
+
+def test_what_runs_here_is_told_without_loading_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert blas.running().line() == "BLAS: Accelerate"
+    monkeypatch.setattr(sys, "platform", "other")
+    assert blas.running().line() == "BLAS: MLX's own"
+
+
+def test_programs_started_from_here_get_the_same_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "LD_PRELOAD" not in blas.environment(blas.Blas("MLX's own"))
+    assert blas.environment(blas.Blas("OpenBLAS", "/lib/fast.so"))["LD_PRELOAD"] == "/lib/fast.so"
+    monkeypatch.setenv("LD_PRELOAD", "/lib/other.so")
+    assert blas.environment(blas.Blas("OpenBLAS", "/lib/fast.so"))["LD_PRELOAD"] == "/lib/fast.so:/lib/other.so"
+
+
+@linux
+def test_a_preloaded_library_is_named() -> None:
+    path = blas._find("")
+    if path is None:
+        pytest.skip("this system has no OpenBLAS to preload")
+    code = "import mlx.core; from ghost_native.cli import blas; print(blas.running().path)"
+    environment = blas.environment(blas.Blas("OpenBLAS", path))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == path

@@ -17,6 +17,7 @@ VERBS = {
     "generate": "continue a text, streaming to the terminal",
     "eval": "bits per byte on files, beside gzip and xz",
     "inspect": "show boundaries, depth and surprise of every byte of a text",
+    "bench": "run the benchmarks of a checkout, beside rivals and what the machine can do",
     "info": "versions, instruction set, BLAS and device; what is in a checkpoint",
 }
 

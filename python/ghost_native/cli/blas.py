@@ -56,6 +56,25 @@ def prepare() -> Blas:
     return _prepared
 
 
+def running() -> Blas:
+    """What products of MLX run on in this process, however it was started; nothing is loaded or changed."""
+    if sys.platform == "darwin":
+        return Blas("Accelerate")
+    if sys.platform.startswith("linux"):
+        everything = ctypes.CDLL(None)
+        if hasattr(everything, "cblas_sgemm"):
+            return Blas(_describe(everything) or "preloaded", _loaded_path(everything))
+    return Blas("MLX's own")
+
+
+def environment(used: Blas) -> dict[str, str]:
+    """The environment of a Python program that is to run on the same BLAS as this one."""
+    found = dict(os.environ)
+    if used.path:
+        found[_PRELOAD] = ":".join(filter(None, (used.path, found.get(_PRELOAD, ""))))
+    return found
+
+
 def _choose(wanted: str) -> Blas:
     if sys.platform == "darwin":
         return Blas("Accelerate")
