@@ -1,0 +1,70 @@
+"""Operators in MLX's own operations, as its users write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+import ghost_native as gn
+
+
+def composed(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    """An operator of ours built from MLX's operations."""
+
+    def run(**inputs: Any) -> mx.array:
+        with gn.composed_form():
+            return function(**inputs)
+
+    return run
+
+
+def scan_loop(
+    u: mx.array, delta: mx.array, A: mx.array, B: mx.array, C: mx.array, D: mx.array, delta_bias: mx.array
+) -> mx.array:
+    """One step at a time."""
+    dt, h, ys = nn.softplus(delta + delta_bias), mx.zeros((u.shape[0], *A.shape)), []
+    for t in range(u.shape[1]):
+        h = mx.exp(dt[:, t, :, None] * A) * h + (dt[:, t] * u[:, t])[..., None] * B[:, t, None]
+        ys.append((h @ C[:, t, :, None])[..., 0])
+    return mx.stack(ys, 1) + u * D
+
+
+def scan_two_levels(
+    u: mx.array, delta: mx.array, A: mx.array, B: mx.array, C: mx.array, D: mx.array, delta_bias: mx.array
+) -> mx.array:
+    """Step by step within chunks, all chunks side by side; then the carries from chunk to chunk."""
+    batch, seqlen, dim = u.shape
+    size = 16 if seqlen <= 256 else 32
+    dt = nn.softplus(delta + delta_bias)
+    shape = (batch, seqlen // size, size, dim, A.shape[1])
+    decay = mx.exp(dt[..., None] * A).reshape(shape)
+    update = ((dt * u)[..., None] * B[:, :, None]).reshape(shape)
+    states, products = [update[:, :, 0]], [decay[:, :, 0]]
+    for t in range(1, size):
+        states.append(decay[:, :, t] * states[-1] + update[:, :, t])
+        products.append(decay[:, :, t] * products[-1])
+    carries = [mx.zeros_like(states[-1][:, 0])]
+    for k in range(shape[1] - 1):
+        carries.append(products[-1][:, k] * carries[-1] + states[-1][:, k])
+    carry = mx.stack(carries, 1)
+    h = mx.stack([s + p * carry for s, p in zip(states, products, strict=True)], 2)
+    return (h.reshape(batch, seqlen, dim, -1) @ C[..., None])[..., 0] + u * D
+
+
+def causal_conv1d(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
+    """Its grouped convolution."""
+    padded = mx.pad(x, [(0, 0), (weight.shape[1] - 1, 0), (0, 0)])
+    return nn.silu(mx.conv1d(padded, weight[..., None], groups=x.shape[2]) + bias)
+
+
+def causal_conv1d_taps(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
+    """One product per tap."""
+    width, seqlen = weight.shape[1], x.shape[1]
+    padded = mx.pad(x, [(0, 0), (width - 1, 0), (0, 0)])
+    y = bias
+    for i in range(width):
+        y = y + padded[:, i : i + seqlen] * weight[:, i]
+    return nn.silu(y)

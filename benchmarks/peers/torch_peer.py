@@ -1,0 +1,81 @@
+"""PyTorch on the CPU: operators as its users write them, and how they are timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import ghost_native as gn
+from benchmarks.workloads.work import Work
+
+Tensor = torch.Tensor
+Function = Callable[..., Tensor]
+
+
+def use_threads() -> None:
+    """As many threads as our kernels have."""
+    torch.set_num_threads(gn.num_threads())
+
+
+def tensor(x: Any) -> Tensor:
+    """A copy of an MLX array."""
+    return torch.from_numpy(np.array(x))
+
+
+def inputs_of(work: Work) -> dict[str, Tensor]:
+    return {name: tensor(x) for name, x in work.inputs.items()}
+
+
+def forward(timed: Any, work: Work, variant: str, function: Function, **options: Any) -> None:
+    """Check and time function(**inputs), without autograd."""
+    use_threads()
+    inputs = inputs_of(work)
+    options = {"expected": work.expected, "tolerance": work.tolerance, **options}
+    with torch.inference_mode():
+        timed(
+            lambda: function(**inputs),
+            work.case.rival(variant),
+            select=lambda y: work.part(y).numpy(),
+            evaluate=None,
+            **options,
+        )
+
+
+def both(timed: Any, work: Work, variant: str, function: Function, **options: Any) -> None:
+    """Check and time function(**inputs) and its gradients."""
+    use_threads()
+    inputs = inputs_of(work)
+    leaves = [inputs[name].requires_grad_() for name in work.differentiable]
+    dy = tensor(work.dy())
+
+    def run() -> Sequence[Tensor]:
+        return torch.autograd.grad(function(**inputs), leaves, dy)
+
+    timed(
+        run,
+        work.case_both.rival(variant),
+        expected=work.expected_both,
+        tolerance=2 * work.tolerance,
+        select=lambda gradients: [g.numpy() for g in work.part_both(gradients)],
+        evaluate=None,
+        **options,
+    )
+
+
+def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Its grouped convolution wants channels before time."""
+    dim, width = weight.shape
+    y = F.conv1d(x.transpose(1, 2), weight[:, None], bias, padding=width - 1, groups=dim)
+    return F.silu(y[..., : x.shape[1]]).transpose(1, 2)
+
+
+def causal_conv1d_taps(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """One product per tap, channels last."""
+    width, seqlen = weight.shape[1], x.shape[1]
+    padded = F.pad(x, (0, 0, width - 1, 0))
+    y = bias + sum(padded[:, i : i + seqlen] * weight[:, i] for i in range(width))
+    return F.silu(y)
