@@ -48,11 +48,16 @@ class _Decode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         order, *above = ctx.saved_tensors
-        axes: Any = (1,) if order.ndim == 3 else (0, 1)
+        axes: Any = 1 if order.ndim == 3 else None
         at_least = [dy.sum(axes), *((dy * mask).sum(axes) for mask in above)]
         sums = [a - b for a, b in itertools.pairwise(at_least)] + at_least[-1:]
         grouped = torch.stack(sums, -1).reshape(order.shape)
         return dy, torch.zeros_like(grouped).scatter_(-1, order, grouped)
+
+
+def latent_product(x: Tensor, weight: Tensor, codebook: Tensor) -> Tensor:
+    """`ghost_native.codebook_matmul_latent`."""
+    return F.linear(x, _Decode.apply(weight, codebook))  # type: ignore[no-untyped-call]
 
 
 class TorchGhost:

@@ -26,6 +26,16 @@ def tensor(x: Any) -> Tensor:
     return torch.from_numpy(np.array(x))
 
 
+def operand(x: Any, dtype: str) -> Tensor:
+    return tensor(x).to(getattr(torch, dtype))
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x @ W.T without autograd."""
+    with torch.inference_mode():
+        return F.linear(x, weight)
+
+
 def inputs_of(work: Work) -> dict[str, Tensor]:
     return {name: tensor(x) for name, x in work.inputs.items()}
 
