@@ -45,9 +45,8 @@ def both(timed: Any, work: Work, variant: str, function: Function, **options: An
     @jax.jit
     def run(dy: Array, **values: Array) -> tuple[Array, ...]:
         held = {name: x for name, x in values.items() if name not in names}
-        _, pull = jax.vjp(
-            lambda *xs: function(**held, **dict(zip(names, xs, strict=True))), *(values[n] for n in names)
-        )
+        primals = [values[name] for name in names]
+        _, pull = jax.vjp(lambda *xs: function(**held, **dict(zip(names, xs, strict=True))), *primals)
         gradients: tuple[Array, ...] = pull(dy)
         return gradients
 

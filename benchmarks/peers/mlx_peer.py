@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx import nn
 
 import ghost_native as gn
@@ -68,3 +69,31 @@ def causal_conv1d_taps(x: mx.array, weight: mx.array, bias: mx.array) -> mx.arra
     for i in range(width):
         y = y + padded[:, i : i + seqlen] * weight[:, i]
     return nn.silu(y)
+
+
+def routed(x: mx.array, mask: mx.array, gate: mx.array) -> mx.array:
+    """Indices by way of NumPy, for MLX has no operation whose result has as many rows as a mask has ones."""
+    index = mx.array(np.flatnonzero(np.array(mask)).astype(np.int32))
+    flat = x.reshape(-1, x.shape[-1])
+    rows = flat[index]
+    return flat.at[index].add(gate * (2 * rows - rows)).reshape(x.shape)
+
+
+def dense_matmul(x: mx.array, weight: mx.array) -> mx.array:
+    return x @ weight.T
+
+
+def rms_norm(x: mx.array, weight: mx.array) -> mx.array:
+    return mx.fast.rms_norm(x, weight, 1e-5)
+
+
+def gelu(x: mx.array) -> mx.array:
+    return nn.gelu_approx(x)
+
+
+def embedding(weight: mx.array, tokens: mx.array) -> mx.array:
+    return weight[tokens]
+
+
+def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
+    return nn.losses.cross_entropy(logits, targets)

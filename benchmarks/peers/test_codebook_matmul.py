@@ -10,6 +10,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import numpy as np
 import pytest
+from tests.tolerances import to_numpy
 
 from benchmarks.conftest import Timed
 from benchmarks.measure import by
@@ -18,7 +19,6 @@ from benchmarks.peers.extras import load
 from benchmarks.workloads.codebook_matmul import ROWS, make, make_latent
 from benchmarks.workloads.work import Work
 from ghost_native.reference.codebook_matmul import codebook_dequantize_ref, unpack_ref
-from tests.tolerances import to_numpy
 
 Shape = tuple[int, int, int]
 SQUARES = [(M, K, K) for K in (256, 2048, 4096) for M in (1, 16, 256)]

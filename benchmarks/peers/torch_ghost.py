@@ -7,7 +7,8 @@ training step (once and for all for inference), the fastest scan of `torch_scan`
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 
 from benchmarks.peers.torch_peer import use_threads
 from benchmarks.peers.torch_scan import in_place_scan
+from benchmarks.workloads import ghost
 from ghost_native.models import Ghost
 from ghost_native.train import TrainConfig
 
@@ -35,11 +37,11 @@ class Output(NamedTuple):
 
 
 class _Decode(torch.autograd.Function):
-    """The nearest of four levels, rounded to float16; the gradient passes straight through to the weight."""
+    """The nearest of four levels; the gradient passes straight through to the weight."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, codebook: Tensor) -> Tensor:
-        levels, order = codebook.half().float().sort(-1)
+        levels, order = codebook.sort(-1)
         above = [weight > (levels[..., i] + levels[..., i + 1]) / 2 for i in range(3)]
         a, b, c, d = levels.unbind(-1)
         ctx.save_for_backward(order, *above)
@@ -84,7 +86,8 @@ class TorchGhost:
         weight, codebook = self.weights[f"{name}.weight"], self.weights.get(f"{name}.codebook")
         if codebook is None or self.config.weights == "float":
             return weight
-        return _Decode.apply(weight, codebook)  # type: ignore[no-any-return, no-untyped-call]
+        rounded = codebook + (codebook.half().float() - codebook).detach()
+        return _Decode.apply(weight, rounded)  # type: ignore[no-any-return, no-untyped-call]
 
     def linear(self, name: str, x: Tensor) -> Tensor:
         return F.linear(x, self._decoded[name] if name in self._decoded else self.dense(name))
@@ -237,9 +240,27 @@ def tokens_of(tokens: mx.array) -> Tensor:
     return torch.from_numpy(np.array(tokens).astype(np.int64))
 
 
+@contextmanager
+def inference() -> Iterator[None]:
+    """Without autograd, on as many threads as our kernels have."""
+    use_threads()
+    with torch.inference_mode():
+        yield
+
+
 def training_run() -> Callable[[], Any]:
     """For benchmarks.memory."""
-    from benchmarks.workloads.ghost import BATCH, SEQLEN, build, text
-
     use_threads()
-    return training_step(TorchGhost(build()), tokens_of(text(BATCH, SEQLEN + 1)), TrainConfig(steps=1))
+    tokens = tokens_of(ghost.text(ghost.BATCH, ghost.SEQLEN + 1))
+    return training_step(TorchGhost(ghost.build()), tokens, TrainConfig(steps=1))
+
+
+def forward_run() -> Callable[[], Any]:
+    """For benchmarks.memory."""
+    model, tokens = TorchGhost(ghost.build()).for_inference(), tokens_of(ghost.text())
+
+    def run() -> Tensor:
+        with inference():
+            return model(tokens).logits
+
+    return run

@@ -37,7 +37,8 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def inputs_of(work: Work) -> dict[str, Tensor]:
-    return {name: tensor(x) for name, x in work.inputs.items()}
+    tensors = {name: tensor(x) for name, x in work.inputs.items()}
+    return {name: x.long() if x.dtype == torch.int32 else x for name, x in tensors.items()}  # indices are int64 here
 
 
 def forward(timed: Any, work: Work, variant: str, function: Function, **options: Any) -> None:
@@ -89,3 +90,30 @@ def causal_conv1d_taps(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     padded = F.pad(x, (0, 0, width - 1, 0))
     y = bias + sum(padded[:, i : i + seqlen] * weight[:, i] for i in range(width))
     return F.silu(y)
+
+
+def routed(x: Tensor, mask: Tensor, gate: Tensor) -> Tensor:
+    flat = x.flatten(0, -2)
+    index = mask.flatten().nonzero()[:, 0]
+    rows = flat.index_select(0, index)
+    return flat.index_copy(0, index, torch.lerp(rows, 2 * rows, gate)).reshape(x.shape)
+
+
+def dense_matmul(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x, weight)
+
+
+def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
+    return F.rms_norm(x, weight.shape, weight, 1e-5)
+
+
+def gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def embedding(weight: Tensor, tokens: Tensor) -> Tensor:
+    return F.embedding(tokens, weight)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits, targets, reduction="none")
