@@ -25,34 +25,12 @@ def composed(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
 def scan_loop(
     u: mx.array, delta: mx.array, A: mx.array, B: mx.array, C: mx.array, D: mx.array, delta_bias: mx.array
 ) -> mx.array:
-    """One step at a time."""
+    """One step at a time. Compiled it is slower: 0.5 s forward, and 7 s with gradients instead of 1.4."""
     dt, h, ys = nn.softplus(delta + delta_bias), mx.zeros((u.shape[0], *A.shape)), []
     for t in range(u.shape[1]):
         h = mx.exp(dt[:, t, :, None] * A) * h + (dt[:, t] * u[:, t])[..., None] * B[:, t, None]
         ys.append((h @ C[:, t, :, None])[..., 0])
     return mx.stack(ys, 1) + u * D
-
-
-def scan_two_levels(
-    u: mx.array, delta: mx.array, A: mx.array, B: mx.array, C: mx.array, D: mx.array, delta_bias: mx.array
-) -> mx.array:
-    """Step by step within chunks, all chunks side by side; then the carries from chunk to chunk."""
-    batch, seqlen, dim = u.shape
-    size = 16 if seqlen <= 256 else 32
-    dt = nn.softplus(delta + delta_bias)
-    shape = (batch, seqlen // size, size, dim, A.shape[1])
-    decay = mx.exp(dt[..., None] * A).reshape(shape)
-    update = ((dt * u)[..., None] * B[:, :, None]).reshape(shape)
-    states, products = [update[:, :, 0]], [decay[:, :, 0]]
-    for t in range(1, size):
-        states.append(decay[:, :, t] * states[-1] + update[:, :, t])
-        products.append(decay[:, :, t] * products[-1])
-    carries = [mx.zeros_like(states[-1][:, 0])]
-    for k in range(shape[1] - 1):
-        carries.append(products[-1][:, k] * carries[-1] + states[-1][:, k])
-    carry = mx.stack(carries, 1)
-    h = mx.stack([s + p * carry for s, p in zip(states, products, strict=True)], 2)
-    return (h.reshape(batch, seqlen, dim, -1) @ C[..., None])[..., 0] + u * D
 
 
 def causal_conv1d(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
@@ -71,7 +49,7 @@ def causal_conv1d_taps(x: mx.array, weight: mx.array, bias: mx.array) -> mx.arra
     return nn.silu(y)
 
 
-def routed(x: mx.array, mask: mx.array, gate: mx.array) -> mx.array:
+def routed(x: mx.array, mask: mx.array, gate: mx.array) -> Any:
     """Indices by way of NumPy, for MLX has no operation whose result has as many rows as a mask has ones."""
     index = mx.array(np.flatnonzero(np.array(mask)).astype(np.int32))
     flat = x.reshape(-1, x.shape[-1])
@@ -87,7 +65,7 @@ def rms_norm(x: mx.array, weight: mx.array) -> mx.array:
     return mx.fast.rms_norm(x, weight, 1e-5)
 
 
-def gelu(x: mx.array) -> mx.array:
+def gelu(x: mx.array) -> Any:
     return nn.gelu_approx(x)
 
 
@@ -95,5 +73,5 @@ def embedding(weight: mx.array, tokens: mx.array) -> mx.array:
     return weight[tokens]
 
 
-def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
+def cross_entropy(logits: mx.array, targets: mx.array) -> Any:
     return nn.losses.cross_entropy(logits, targets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
@@ -49,7 +50,7 @@ def dense(weight: np.ndarray) -> Run:
     return _session(node, {"weight": np.ascontiguousarray(weight.T)}, *weight.shape)
 
 
-def _session(node: object, constants: dict[str, np.ndarray], rows: int, columns: int) -> Run:
+def _session(node: onnx.NodeProto, constants: dict[str, np.ndarray], rows: int, columns: int) -> Run:
     graph = helper.make_graph(
         [node],
         "product",

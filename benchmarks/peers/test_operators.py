@@ -32,7 +32,7 @@ TORCH = {
     "embedding": {"torch embedding": "embedding"},
     "cross_entropy": {"torch cross_entropy": "cross_entropy"},
 }
-SHORT = {"seconds": 0.25, "min_rounds": 3}
+SHORT: dict[str, Any] = {"seconds": 0.25, "min_rounds": 3}
 
 
 def workload(operator: str) -> Any:
