@@ -18,14 +18,13 @@ Shape = tuple[int, int, int, int]
 SHAPES = selective_scan.SHAPES
 SMALLER = SHAPES[:2]  # the slowest rivals take seconds at the largest
 
-SLOW: dict[str, Any] = {"seconds": 1.0, "min_rounds": 2}
+SLOW: dict[str, Any] = {"seconds": 1.5, "min_rounds": 3}
 TORCH = {"torch loop (unbind)": "unbind_loop", "mambapy pscan": "mambapy_pscan", "torch loop (in place)": "in_place"}
 JAX = {
     "jax lax.scan": "lax_scan",
     "jax lax.scan (checkpoints)": "lax_scan_checkpoints",
     "jax associative_scan": "associative_scan",
 }
-MLX = {"MLX loop": mlx_peer.scan_loop}
 FAST = ("torch loop (in place)", "jax lax.scan", "jax lax.scan (checkpoints)")
 
 
@@ -74,19 +73,18 @@ def test_jax_both(timed: Timed, variant: str, shape: Shape) -> None:
     jax.both(timed, make(*shape), variant, getattr(jax, JAX[variant]), **SLOW)
 
 
-@cases(MLX)
-def test_mlx(timed: Timed, variant: str, shape: Shape) -> None:
-    make(*shape).forward(timed, variant, MLX[variant], **SLOW)
-
-
-@cases(MLX)
-def test_mlx_both(timed: Timed, variant: str, shape: Shape) -> None:
-    make(*shape).both(timed, variant, MLX[variant], **SLOW)
-
-
 @pytest.mark.parametrize("shape", SMALLER, ids=by_shape)
-def test_mlx_composed(timed: Timed, shape: Shape) -> None:
-    work = make(*shape)
+def test_mlx(timed: Timed, shape: Shape) -> None:
+    make(*shape).forward(timed, "MLX loop", mlx_peer.scan_loop, **SLOW)
+
+
+def test_mlx_both(timed: Timed) -> None:
+    make(*SHAPES[0]).both(timed, "MLX loop", mlx_peer.scan_loop, **SLOW)
+
+
+def test_mlx_composed(timed: Timed) -> None:
+    """Its gradients take four times as long again and are left out."""
+    work = make(*SHAPES[0])
     work.forward(timed, "MLX composed form", mlx_peer.composed(work.function), **SLOW)
 
 
@@ -100,5 +98,5 @@ def test_mlx_recurrence_as_it_comes() -> None:
     """With its default chunk its results are wrong, so they are not timed."""
     work = make(*SHAPES[0])
     y = load("mlx_recurrence_peer").scan(**work.inputs, chunk=32)
-    with pytest.raises(AssertionError, match="not timed"):
+    with pytest.raises(AssertionError, match="NRMSE"):
         check(work.part(y), work.expected(), work.tolerance)
