@@ -62,7 +62,7 @@ def test_forward_ours(timed: Timed) -> None:
 def test_forward_composed(timed: Timed) -> None:
     model, tokens = ghost.build().pack(), ghost.text()
     timed(mlx_ghost.plain(lambda: model(tokens)), forward_case(model).rival(COMPOSED), expected=lambda: model(tokens),
-          tolerance=TOLERANCE, extra=lambda: measure("benchmarks.peers.mlx_ghost:forward_run"), **ONCE)  # fmt: skip
+          tolerance=TOLERANCE, extra=lambda: measure("benchmarks.peers.mlx_ghost:forward_run", runs=2), **ONCE)  # fmt: skip
 
 
 def test_forward_torch(timed: Timed) -> None:
@@ -70,7 +70,7 @@ def test_forward_torch(timed: Timed) -> None:
     run, given = peer.TorchGhost(model).for_inference(), peer.tokens_of(tokens)
     with peer.inference():
         timed(lambda: run(given).logits, forward_case(model).rival(TORCH), expected=lambda: model(tokens),
-              tolerance=TOLERANCE, evaluate=None, seconds=2.0, min_rounds=3,
+              tolerance=TOLERANCE, evaluate=None, seconds=3.0, min_rounds=4,
               extra=lambda: measure("benchmarks.peers.torch_ghost:forward_run"))  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def test_training_step_composed(timed: Timed) -> None:
     model = ghost.build()
     step = mlx_ghost.plain(ghost.training_step(model, ghost.text(ghost.BATCH, ghost.SEQLEN + 1)))
     timed(step, training_case(model).rival(COMPOSED), expected=first_loss, tolerance=TOLERANCE,
-          select=lambda result: result[0], extra=lambda: measure("benchmarks.peers.mlx_ghost:training_run"),
+          select=lambda result: result[0], extra=lambda: measure("benchmarks.peers.mlx_ghost:training_run", runs=2),
           **ONCE)  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def test_training_step_torch(timed: Timed) -> None:
     peer.use_threads()
     step = peer.training_step(peer.TorchGhost(model), tokens, TrainConfig(steps=1))
     timed(step, training_case(model).rival(TORCH), expected=first_loss, tolerance=TOLERANCE, evaluate=None,
-          select=lambda loss: loss.numpy(), seconds=4.0, min_rounds=2,
+          select=lambda loss: loss.numpy(), seconds=8.0, min_rounds=4,
           extra=lambda: measure("benchmarks.peers.torch_ghost:training_run"))  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def test_prefill_torch(timed: Timed) -> None:
     run, given = peer.TorchGhost(model).for_inference(), peer.tokens_of(tokens)
     with peer.inference():
         timed(lambda: run(given).logits, prefill_case(model).rival(TORCH), expected=lambda: model(tokens),
-              tolerance=TOLERANCE, evaluate=None, seconds=2.0, min_rounds=3)  # fmt: skip
+              tolerance=TOLERANCE, evaluate=None, seconds=3.0, min_rounds=4)  # fmt: skip
 
 
 def test_decode_ours(timed: Timed) -> None:
