@@ -49,7 +49,7 @@ def scan_loop(
 def plain_mlx() -> Iterator[None]:
     """Models called inside are built of MLX's operations.
 
-    The scan is a loop: the composed form's parallel prefix is three times slower still on a CPU.
+    The scan is a loop: the composed form's parallel prefix takes twice as long on a CPU.
     """
     before = ops.selective_scan
     ops.selective_scan = scan_loop  # type: ignore[assignment]

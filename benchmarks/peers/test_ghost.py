@@ -62,7 +62,8 @@ def test_forward_ours(timed: Timed) -> None:
 def test_forward_composed(timed: Timed) -> None:
     model, tokens = ghost.build().pack(), ghost.text()
     timed(mlx_ghost.plain(lambda: model(tokens)), forward_case(model).rival(COMPOSED), expected=lambda: model(tokens),
-          tolerance=TOLERANCE, extra=lambda: measure("benchmarks.peers.mlx_ghost:forward_run", runs=2), **ONCE)  # fmt: skip
+          tolerance=TOLERANCE, extra=lambda: measure("benchmarks.peers.mlx_ghost:forward_run", runs=2),
+          **ONCE)  # fmt: skip
 
 
 def test_forward_torch(timed: Timed) -> None:

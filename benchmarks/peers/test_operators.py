@@ -16,6 +16,7 @@ from benchmarks.workloads.work import Work
 
 MLX: dict[str, dict[str, Callable[..., Any]]] = {
     "causal_conv1d": {"mx.conv1d": mlx_peer.causal_conv1d, "MLX taps": mlx_peer.causal_conv1d_taps},
+    "sparse_attention": {"mx.fast.scaled_dot_product_attention": mlx_peer.sparse_attention},
     "skip_gather": {"MLX indexing": mlx_peer.routed},
     "dense_matmul": {"MLX matmul": mlx_peer.dense_matmul},
     "rms_norm": {"mx.fast.rms_norm": mlx_peer.rms_norm},
@@ -25,6 +26,7 @@ MLX: dict[str, dict[str, Callable[..., Any]]] = {
 }
 TORCH = {
     "causal_conv1d": {"torch conv1d": "causal_conv1d", "torch taps": "causal_conv1d_taps"},
+    "sparse_attention": {"torch scaled_dot_product_attention": "sparse_attention"},
     "skip_gather": {"torch indexing": "routed"},
     "dense_matmul": {"torch linear": "dense_matmul"},
     "rms_norm": {"torch rms_norm": "rms_norm"},

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.peers.torch_peer import use_threads
+from benchmarks.peers.torch_peer import attention_bias, use_threads
 from benchmarks.peers.torch_scan import in_place_scan
 from benchmarks.workloads import ghost
 from ghost_native.models import Ghost
@@ -167,13 +167,8 @@ class TorchGhost:
             rows.reshape(batch, -1, heads, dim // heads).transpose(1, 2)
             for rows in (self.linear(f"{name}.query", x), new["keys"], new["values"])
         )
-        row = torch.arange(begin + seqlen)
-        distance = row[begin:, None] - row
-        near = (distance >= 0) & (distance < config.stride)
-        far = (distance >= config.stride) & (row % config.stride == config.stride - 1)
-        slopes = 2.0 ** (-8.0 / heads * torch.arange(1, heads + 1))
-        bias = torch.where(near, -slopes[:, None, None] * distance, torch.where(far, 0.0, -1e9))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+        bias = attention_bias(begin, seqlen, heads, config.stride)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.linear(f"{name}.out", y.transpose(1, 2).reshape(batch, seqlen, dim))
 
     def __call__(self, tokens: Tensor, state: State | None = None) -> Output:
