@@ -72,7 +72,7 @@ def test_forward_torch(timed: Timed) -> None:
     with peer.inference():
         timed(lambda: run(given).logits, forward_case(model).rival(TORCH), expected=lambda: model(tokens),
               tolerance=TOLERANCE, evaluate=None, seconds=3.0, min_rounds=4,
-              extra=lambda: measure("benchmarks.peers.torch_ghost:forward_run"))  # fmt: skip
+              extra=lambda: measure("benchmarks.peers.footprint:forward_run"))  # fmt: skip
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
@@ -99,8 +99,8 @@ def test_training_step_torch(timed: Timed) -> None:
     peer.use_threads()
     step = peer.training_step(peer.TorchGhost(model), tokens, TrainConfig(steps=1))
     timed(step, training_case(model).rival(TORCH), expected=first_loss, tolerance=TOLERANCE, evaluate=None,
-          select=lambda loss: loss.numpy(), seconds=8.0, min_rounds=4,
-          extra=lambda: measure("benchmarks.peers.torch_ghost:training_run"))  # fmt: skip
+          select=lambda loss: loss.numpy(), seconds=6.0, min_rounds=3,
+          extra=lambda: measure("benchmarks.peers.footprint:training_run", runs=2))  # fmt: skip
 
 
 # -- streaming --------------------------------------------------------------------------------------------------------

@@ -244,14 +244,14 @@ def inference() -> Iterator[None]:
 
 
 def training_run() -> Callable[[], Any]:
-    """For benchmarks.memory."""
+    """For `footprint`."""
     use_threads()
     tokens = tokens_of(ghost.text(ghost.BATCH, ghost.SEQLEN + 1))
     return training_step(TorchGhost(ghost.build()), tokens, TrainConfig(steps=1))
 
 
 def forward_run() -> Callable[[], Any]:
-    """For benchmarks.memory."""
+    """For `footprint`."""
     model, tokens = TorchGhost(ghost.build()).for_inference(), tokens_of(ghost.text())
 
     def run() -> Tensor:
