@@ -13,19 +13,19 @@ from pathlib import Path
 MIB = 1 << 20
 
 
-def measure(function: str) -> dict[str, float]:
+def measure(function: str, runs: int = 3) -> dict[str, float]:
     """What `module:function` takes, a function without arguments that builds everything and returns one run.
 
     `peak_mib`: arrays of MLX at most. `rss_mib`: growth of the process beyond its imports, whatever the library.
     """
-    done = subprocess.run([sys.executable, "-m", __name__, function], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", __name__, function, str(runs)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{function} failed in its own process:\n{done.stderr}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def main(function: str) -> None:
+def main(function: str, runs: int) -> None:
     import mlx.core as mx
 
     import ghost_native as gn
@@ -37,7 +37,7 @@ def main(function: str) -> None:
     before = resident()
     mx.reset_peak_memory()
     run = build()
-    for _ in range(3):
+    for _ in range(runs):
         run()
     print(json.dumps({"peak_mib": mx.get_peak_memory() / MIB, "rss_mib": (most_resident() - before) / MIB}))
 
@@ -62,4 +62,4 @@ def field(status: Path, name: str) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))
