@@ -129,7 +129,7 @@ mx::array codebook_matmul_latent(const mx::array& x, const mx::array& weight, co
   require_io_dtype(kLatent, "x", x);
   require_latent(kLatent, "weight", weight, codebook);
   require_last(kLatent, "x", x, weight.shape(1), "(..., K) with K");
-  const auto codes = assigned(mx::stop_gradient(weight, s), mx::stop_gradient(codebook, s), s);
+  const auto codes = mx::stop_gradient(assigned(weight, codebook, s), s);
   const Arrays inputs{dense(x, s), dense_float32(weight, s), dense_float32(codebook, s), codes};
   const ComposedForm composed = codebook_composed::latent(s);
   if (use_composed(s, Kernels::cpu_and_metal)) return composed(inputs)[0];
@@ -140,7 +140,7 @@ mx::array codebook_matmul_latent(const mx::array& x, const mx::array& weight, co
 mx::array codebook_assign(const mx::array& w, const mx::array& codebook, mx::StreamOrDevice stream) {
   require_latent(kAssign, "w", w, codebook);
   const mx::Stream s = mx::to_stream(stream);
-  return assigned(mx::stop_gradient(w, s), mx::stop_gradient(codebook, s), s);
+  return mx::stop_gradient(assigned(w, codebook, s), s);
 }
 
 mx::array codebook_dequantize(const mx::array& codes, const mx::array& codebook, mx::Dtype dtype,

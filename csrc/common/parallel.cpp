@@ -21,7 +21,7 @@ namespace {
 
 // Times a thread offers its core to others before it blocks. Waking a blocked thread takes tens of
 // microseconds, as long as a small operation; a yield gives way at once to anything else that wants to run.
-constexpr int kYields = 64;
+constexpr int kYields = 512;
 
 struct Job {
   int64_t n;

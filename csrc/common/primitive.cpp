@@ -53,6 +53,14 @@ std::pair<Arrays, std::vector<int>> Primitive::vmap(const Arrays& inputs, const 
   return {std::move(outputs), std::move(out_axes)};
 }
 
+bool is_dense(const mx::array& x) {
+  if (x.is_available()) return x.flags().row_contiguous;
+  if (!x.has_primitive()) return false;
+  const mx::Primitive& made_by = x.primitive();
+  if (dynamic_cast<const Primitive*>(&made_by)) return true;  // ours allocate what they return
+  return one_of(made_by.name(), {"Copy", "StopGradient", "AsType"}) && is_dense(x.inputs()[0]);
+}
+
 void prefer_huge_pages(mx::array& out) {
 #if defined(__linux__)
   constexpr uintptr_t huge_page = 1 << 21;

@@ -49,11 +49,14 @@ bool use_composed(const mx::Stream& stream, Kernels kernels);
 bool force_composed();
 void set_force_composed(bool on);
 
-// Input arrays as the kernels take them: row-contiguous, on the operator's stream. An array that is there and
-// dense already needs no node to make it so: for a row of decoding such nodes take longer than the work.
-// Inputs of a compiled function are not there while it is traced.
+// True when x is row-contiguous, or will be once it is evaluated. Inputs of a compiled function are not there
+// while it is traced, so nothing is known of them.
+bool is_dense(const mx::array& x);
+
+// Input arrays as the kernels take them: row-contiguous, on the operator's stream. What is dense already
+// needs no node to make it so: such nodes cost microseconds each, and a training step would have hundreds.
 inline mx::array dense(const mx::array& x, const mx::Stream& s) {
-  return x.is_available() && x.flags().row_contiguous ? x : mx::contiguous(x, false, s);
+  return is_dense(x) ? x : mx::contiguous(x, false, s);
 }
 // The same in a given dtype: tangents and cotangents may come in another than that of what they belong to.
 inline mx::array dense_as(const mx::array& x, mx::Dtype dtype, const mx::Stream& s) {

@@ -203,7 +203,7 @@ class FactMemory(nn.Module):
 
     def _grams(self, folded: mx.array, seqlen: int) -> tuple[mx.array, mx.array]:
         """Unit feature of the last four bytes and the gates' share of it, for the last `seqlen` columns."""
-        embedded = mx.take(self.byte_embedding, folded[:, -(seqlen + _GRAMS - 1) :], axis=0)
+        embedded = ops.embedding(self.byte_embedding, folded[:, -(seqlen + _GRAMS - 1) :])
         grams = mx.concatenate([embedded[:, _GRAMS - 1 - i : _GRAMS - 1 - i + seqlen] for i in range(_GRAMS)], axis=-1)
         hidden = nn.silu(_dense(grams, self.gram_in) + self.gram_bias)
         return _unit(_dense(hidden, self.gram_out)), _dense(hidden, self.gate_gram)
@@ -334,7 +334,7 @@ class FactMemory(nn.Module):
         first = mx.arange(self._history, self._history + seqlen) - length
         place = (first[..., None] - mx.arange(1, _GRAMS + 1)).reshape(length.shape[0], -1)
         before = mx.take_along_axis(folded, mx.maximum(place, 0), axis=1)
-        embedded = mx.take(self.byte_embedding, before, axis=0).reshape(*length.shape, -1)
+        embedded = ops.embedding(self.byte_embedding, before).reshape(*length.shape, -1)
         logit = _dense(normed, self.hit_hidden) + _dense(nn.silu(_dense(embedded, self.hit_before)), self.hit_out)
         return _log_sigmoid(logit[..., 0] + self.hit_bias)
 
