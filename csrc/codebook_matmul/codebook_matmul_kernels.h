@@ -61,6 +61,9 @@ struct CodebookPanelKernels {
   void (*prepare_bfloat16)(const float* x, int64_t columns, uint16_t* prepared);
   // As that of CodebookReducedKernels.
   int32_t (*prepare_int8)(const float* x, float step, int64_t columns, int8_t* prepared);
+  // The largest magnitude of n values as the bits of a float, which are ordered like it; what is not finite
+  // is larger.
+  int32_t (*largest_bits)(const float* x, int64_t n);
   CodebookPanelMode bfloat16;
   CodebookPanelMode int8;
 };

@@ -101,6 +101,16 @@ int32_t prepare_int8(const float* x, float step, int64_t columns, int8_t* prepar
   return _mm512_reduce_add_epi32(total);
 }
 
+int32_t largest_bits(const float* x, int64_t n) {
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  __m512i largest = _mm512_setzero_si512();
+  for (int64_t i = 0; i < n; i += 16) {
+    const F32 v = load_n(x + i, static_cast<int>(min_of<int64_t>(16, n - i)));
+    largest = _mm512_max_epi32(largest, _mm512_and_si512(_mm512_castps_si512(v), magnitude));
+  }
+  return _mm512_reduce_max_epi32(largest);
+}
+
 // Words [word0, word1) of weight rows [row0, row0 + rows): two vectors a step, a lane a row, rows missing
 // zero.
 template <class Mode>
@@ -222,6 +232,7 @@ void finish_int8(const CodedMatrix& w, int64_t row0, int columns, const void* c,
 constexpr CodebookPanelKernels kernels{
     prepare_bfloat16,
     prepare_int8,
+    largest_bits,
     {pack<Bfloat16>, multiply<Bfloat16>, finish_bfloat16},
     {pack<Int8>, multiply<Int8>, finish_int8},
 };

@@ -25,6 +25,7 @@ constexpr int64_t kAccumulateRows = 32;
 constexpr int64_t kPanelRows = 32;        // of x from which decoding reduced panels once pays
 constexpr int64_t kPanelBytes = 1 << 15;  // of a panel that stays in the first-level cache
 constexpr int64_t kPanelsTogether = 4;    // panels of a task that share a block of x from the second level
+constexpr int64_t kPanelBlock = 56;       // rows of x multiplied by all of a task's panels in turn
 constexpr int64_t kPrepareRows = 8;
 // Products of at most this many multiply-adds stay on the calling thread: waking another takes longer.
 constexpr int64_t kSerialWork = 1 << 21;
@@ -87,8 +88,12 @@ void dot_bfloat16(const Problem& p, const float* x, float* y) {
 float step_of(const float* x, int64_t n) {
   // Magnitudes of floats are ordered as their bits are; what is not finite comes last.
   int32_t largest = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    largest = std::max(largest, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
+  if (const auto kernel = codebook_panel_kernels().largest_bits) {
+    largest = kernel(x, n);
+  } else {
+    for (int64_t i = 0; i < n; ++i) {
+      largest = std::max(largest, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
+    }
   }
   if (largest >= 0x7f800000)
     return std::numeric_limits<float>::quiet_NaN();  // and so will the row's results be
@@ -141,26 +146,46 @@ void multiply_panels(const Problem& p, Activation activation, const float* x, fl
       }
     }
   });
-  const PreparedRows rows{nullptr, 0, p.rows, steps.data(), sums.data()};
   const int64_t panels = ceil_div(p.w.rows, kCodebookPanelRows);
   const int64_t each = std::clamp<int64_t>(panels / kTasksWanted, 1, kPanelsTogether);
+  const bool whole = columns <= block;  // a panel holds all of the depth
   split(panels, each, p.work(), [&](int64_t first, int64_t last) {
-    const int64_t results = p.rows * kCodebookPanelRows;
-    float* c = scratch(Scratch::gemm_tile, static_cast<size_t>(each * results));
-    float* panel = scratch(Scratch::gemm_b, kPanelBytes / sizeof(float));
+    constexpr auto panel_floats = static_cast<int64_t>(kPanelBytes / sizeof(float));
+    const int64_t results = (whole ? kPanelBlock : p.rows) * kCodebookPanelRows;
+    float* c = scratch(Scratch::gemm_tile, static_cast<size_t>((whole ? 1 : each) * results));
+    float* packed = scratch(Scratch::gemm_b, static_cast<size_t>((whole ? each : 1) * panel_floats));
     const auto row0 = [](int64_t i) { return i * kCodebookPanelRows; };
     const auto count = [&](int64_t i) {
       return static_cast<int>(std::min<int64_t>(kCodebookPanelRows, p.w.rows - row0(i)));
     };
+    const auto panel = [&](int64_t i) { return packed + (whole ? (i - first) * panel_floats : 0); };
+    const auto pack = [&](int64_t i, int64_t k) {
+      mode.pack(p.w, row0(i), count(i), k / 16, (k + width(k)) / 16, panel(i));
+    };
+    // Rows [m0, m1) times depths from k on; results leave for y while they are in the first-level cache.
+    const auto multiply = [&](int64_t i, int64_t k, int64_t m0, int64_t m1) {
+      float* to = whole ? c : c + (i - first) * results + m0 * kCodebookPanelRows;
+      mode.multiply(width(k) / 16, block_of(k) + m0 * width(k) * size, width(k) * size, m1 - m0, panel(i), to,
+                    k > 0);
+      if (k + block < columns) return;
+      const PreparedRows rows{nullptr, 0, m1 - m0, steps.data() + m0, sums.data() + m0};
+      mode.finish(p.w, row0(i), count(i), to, rows, y + m0 * p.w.rows + row0(i), p.w.rows);
+    };
+    const auto each_block = [&](auto&& task) {
+      for (int64_t m = 0; m < p.rows; m += kPanelBlock) task(m, std::min(m + kPanelBlock, p.rows));
+    };
+    if (whole) {
+      for (int64_t i = first; i < last; ++i) pack(i, 0);
+      return each_block([&](int64_t m0, int64_t m1) {
+        for (int64_t i = first; i < last; ++i) multiply(i, 0, m0, m1);
+      });
+    }
     for (int64_t k = 0; k < columns; k += block) {
       for (int64_t i = first; i < last; ++i) {
-        mode.pack(p.w, row0(i), count(i), k / 16, (k + width(k)) / 16, panel);
-        mode.multiply(width(k) / 16, block_of(k), width(k) * size, p.rows, panel, c + (i - first) * results,
-                      k > 0);
+        pack(i, k);
+        each_block([&](int64_t m0, int64_t m1) { multiply(i, k, m0, m1); });
       }
     }
-    for (int64_t i = first; i < last; ++i)
-      mode.finish(p.w, row0(i), count(i), c + (i - first) * results, rows, y + row0(i), p.w.rows);
   });
 }
 
