@@ -1,107 +1,104 @@
-"""Streaming byte by byte: the fused step and `generate`, per byte of each stream.
+"""Streaming byte by byte: the fused step and `generate`.
 
-Every round feeds BYTES bytes one after the other, each evaluated before the next; bytes/s are those of the fastest
-round. The prompt is longer than the window, so that attention has all of its rows.
+Every call feeds BYTES bytes, each evaluated before the next, after a prompt longer than the attention's window. The
+logits of all of them are compared with those of the text as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-import ghost_native as gn
-from benchmarks.model.test_ghost import build
+from benchmarks.conftest import Timed
+from benchmarks.workloads import ghost
 from ghost_native.generate import generate
 from ghost_native.models import Ghost
 
-BYTES = 64
-PROMPT = 300
+BYTES, PROMPT = 64, 300
+TOLERANCE = 1e-4
 
 
-def check(model: Ghost) -> None:
-    """Bytes one by one give the logits of the whole text."""
-    tokens = mx.array(np.random.default_rng(0).integers(0, 256, (1, 20)))
-    state, pieces = model.init_state(1), []
-    for t in range(20):
-        logits, state = model.step(tokens[:, t : t + 1], state)
-        pieces.append(np.array(logits))
-    whole = np.array(model(tokens))
-    assert np.sqrt(np.mean((np.concatenate(pieces, 1) - whole) ** 2) / np.mean(whole**2)) < 1e-5
+def time_stream(timed: Timed, model: Ghost, name: str, batch: int = 1, share: float = 1.0) -> None:
+    tokens = ghost.text(batch, PROMPT + BYTES)
+    _, state = model.step(tokens[:, :PROMPT], model.init_state(batch))
+    pieces = [tokens[:, t : t + 1] for t in range(PROMPT, PROMPT + BYTES)]
+    mx.eval(state["cheap"], pieces)
 
-
-def per_byte(benchmark: Any, run: Callable[[], None], streams: int = 1) -> None:
-    run()
-    benchmark._max_time, benchmark._min_rounds = 2.0, 5
-    benchmark(run)
-    seconds = benchmark.stats.stats.min / BYTES
-    benchmark.extra_info["us per step"] = round(seconds * 1e6, 1)
-    benchmark.extra_info["bytes/s"] = round(streams / seconds)
-
-
-def stream(benchmark: Any, model: Ghost, batch: int = 1) -> None:
-    check(model)
-    tokens = mx.array(np.random.default_rng(1).integers(0, 256, (batch, PROMPT)))
-    _, state = model.step(tokens, model.init_state(batch))
-    mx.eval(state["cheap"])
-    bytes_ = [tokens[:, t : t + 1] for t in range(BYTES)]
-    mx.eval(bytes_)
-    held = [state]
-
-    def run() -> None:
-        for byte in bytes_:
-            logits, held[0] = model.step(byte, held[0])
+    def run() -> list[mx.array]:
+        now, rows = state, []
+        for piece in pieces:
+            logits, now = model.step(piece, now)
             mx.eval(logits)
+            rows.append(logits)
+        return rows
 
-    per_byte(benchmark, run, batch)
+    case = ghost.case(name, model, batch, BYTES, share)
+    timed(
+        run,
+        replace(case, moved=case.moved * BYTES),
+        expected=lambda: model(tokens)[:, PROMPT:],
+        tolerance=TOLERANCE,
+        select=lambda rows: mx.concatenate(rows, axis=1),
+        seconds=1.0,
+    )
 
 
 @pytest.mark.parametrize("weights", ["packed", "latent", "float"])
-def test_step_by_weights(benchmark: Any, weights: str) -> None:
-    model = build(weights="float") if weights == "float" else build()
-    stream(benchmark, model.pack() if weights == "packed" else model)
+def test_decode(timed: Timed, weights: str) -> None:
+    model = ghost.build(weights="float") if weights == "float" else ghost.build()
+    if weights == "packed":
+        model.pack()
+    time_stream(timed, model, "decode" if weights == "packed" else f"decode, {weights} weights")
 
 
-@pytest.mark.parametrize("batch", [1, 8])
-def test_step_by_batch(benchmark: Any, batch: int) -> None:
-    stream(benchmark, build().pack(), batch)
+def test_decode_batch(timed: Timed) -> None:
+    time_stream(timed, ghost.build().pack(), "decode, 8 streams", batch=8)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.25])
-def test_step_routed(benchmark: Any, share: float) -> None:
-    stream(benchmark, build(share).pack())
+def test_decode_routed(timed: Timed, share: float) -> None:
+    time_stream(timed, ghost.build(share).pack(), f"decode, {100 * share:.0f} % routed", share=share)
 
 
 @pytest.mark.parametrize("facts", [10, 1000])
-def test_step_with_facts(benchmark: Any, facts: int) -> None:
-    model = build().pack()
+def test_decode_with_facts(timed: Timed, facts: int) -> None:
+    model = ghost.build().pack()
     for i in range(facts):
         model.store_fact(f"key number {i}", f"value {i}")
-    stream(benchmark, model)
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("dim", [256, 512])
-def test_step_by_threads(benchmark: Any, dim: int, threads: int) -> None:
-    before = gn.num_threads()
-    gn.set_num_threads(threads)
-    try:
-        stream(benchmark, build(dim=dim).pack())
-    finally:
-        gn.set_num_threads(before)
+    time_stream(timed, model, f"decode, {facts} facts")
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (1.0, 1.0), (0.8, 0.9)])
-def test_generate(benchmark: Any, temperature: float, top_p: float) -> None:
-    """With its own prompt of one byte."""
-    model = build().pack()
-    check(model)
+def test_generate(timed: Timed, temperature: float, top_p: float) -> None:
+    """With sampling; checked against sampling from the logits of the whole text, step by step."""
+    model = ghost.build().pack()
 
-    def run() -> None:
-        sampled = generate(model, b"\n", max_bytes=BYTES, temperature=temperature, top_p=top_p, seed=1)
-        assert len(bytes(sampled)) == BYTES
+    def sampled(source: Any) -> np.ndarray:
+        return np.array(list(generate(source, b"\n", max_bytes=BYTES, temperature=temperature, top_p=top_p, seed=1)))
 
-    per_byte(benchmark, run)
+    timed(
+        lambda: sampled(model),
+        ghost.case(f"generate, temperature {temperature:g}, top_p {top_p:g}", model, 1, BYTES),
+        expected=lambda: sampled(_Slow(model)),
+        tolerance=0.0,
+        evaluate=None,
+        seconds=1.0,
+    )
+
+
+class _Slow:
+    """The same model without the fused step: every logit from the text as a whole."""
+
+    def __init__(self, model: Ghost) -> None:
+        self._model = model
+
+    def init_state(self, batch: int) -> mx.array:
+        return mx.zeros((batch, 0), dtype=mx.int32)
+
+    def step(self, tokens: mx.array, state: mx.array) -> tuple[mx.array, mx.array]:
+        text = mx.concatenate([state, tokens.astype(mx.int32)], axis=1)
+        return self._model(text)[:, -tokens.shape[1] :], text

@@ -1,4 +1,4 @@
-"""Ghost v6 as a whole: forward by share of bytes routed, training step, prefill, streaming."""
+"""Ghost v6 as a whole: forward by share of bytes routed, training step, prefill."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from benchmarks.measure import check
 from benchmarks.memory import measure
 from benchmarks.workloads import ghost
 from ghost_native.models import Ghost
+from ghost_native.nn.linear import Activation
 
 TOLERANCE = 1e-4  # NRMSE of logits and gradients after six layers
+REDUCED = {"float32": TOLERANCE, "bfloat16": 2e-2, "int8": 6e-2}
 SHARES = [1.0, 0.5, 0.25, 0.1]
 
 
@@ -54,17 +56,20 @@ def test_forward_by_routed_share(timed: Timed, share: float) -> None:
     time_forward(timed, model, f"forward, {100 * share:.0f} % routed", share=share, curve=("routed share", share))
 
 
-def test_training_step(timed: Timed) -> None:
-    model, tokens = ghost.build(), ghost.text(ghost.BATCH, ghost.SEQLEN + 1)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_step(timed: Timed, precision: Activation) -> None:
+    model, tokens = ghost.build().set_activation(precision), ghost.text(ghost.BATCH, ghost.SEQLEN + 1)
     batch, seqlen = ghost.CHECKED
     few = tokens[:batch, : seqlen + 1]
     with gn.composed_form():
         expected = ghost.gradients(model, few)
         mx.eval(expected)
-    check(ghost.gradients(model, few), expected, TOLERANCE)
+    if precision == "float32":  # straight-through gradients of rounded products differ by more than a bound tells
+        check(ghost.gradients(model, few), expected, TOLERANCE)
     loss = ghost.gradients(model, tokens)[0]
     mx.eval(loss)
-    case = ghost.case("training step", model, ghost.BATCH, ghost.SEQLEN)
+    name = "training step" if precision == "float32" else f"training step, {precision}"
+    case = ghost.case(name, model, ghost.BATCH, ghost.SEQLEN, peak=precision)
     timed(
         ghost.training_step(model, tokens),
         case.backward(3 * case.flops, 5 * case.moved),
@@ -72,36 +77,20 @@ def test_training_step(timed: Timed) -> None:
         tolerance=TOLERANCE,
         select=lambda result: result[0],
         seconds=5.0,
-        extra=lambda: measure("benchmarks.workloads.ghost:training_run"),
+        extra=(lambda: measure("benchmarks.workloads.ghost:training_run")) if precision == "float32" else None,
     )
 
 
-def test_prefill(timed: Timed) -> None:
-    model, tokens = ghost.build().pack(), ghost.text(1, ghost.PREFILL)
+@pytest.mark.parametrize("activation", list(REDUCED))
+def test_prefill(timed: Timed, activation: Activation) -> None:
+    model, tokens = ghost.build().pack().set_activation(activation), ghost.text(1, ghost.PREFILL)
+    name = "prefill" if activation == "float32" else f"prefill, {activation}"
     seqlen = ghost.CHECKED[1]
     timed(
         lambda: [(out := model.forward(tokens, model.init_state())).logits, out.state],
-        ghost.case("prefill", model, 1, ghost.PREFILL),
+        ghost.case(name, model, 1, ghost.PREFILL, peak=activation),
         expected=composed_logits(model, tokens),
-        tolerance=TOLERANCE,
+        tolerance=REDUCED[activation],
         select=lambda result: result[0][:, :seqlen],
         seconds=2.0,
-    )
-
-
-@pytest.mark.parametrize("packed", [True, False], ids=["packed", "latent"])
-def test_streaming_byte_by_byte(timed: Timed, packed: bool) -> None:
-    model = ghost.build()
-    if packed:
-        model.pack()
-    tokens = ghost.text(1, 201)
-    _, state = model.step(tokens[:, :200], model.init_state())
-    byte = tokens[:, 200:]
-    mx.eval(state)
-    timed(
-        lambda: model.step(byte, state)[0],
-        ghost.case("decode" if packed else "decode, latent weights", model, 1, 1),
-        expected=lambda: model(tokens)[:, -1:],
-        tolerance=TOLERANCE,
-        seconds=1.0,
     )
