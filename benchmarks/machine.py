@@ -22,7 +22,7 @@ def machine() -> dict[str, Any]:
         "cpu": cpu_model(),
         "isa": features["isa"],
         "threads": features["threads"],
-        "blas": blas.running().line().removeprefix("BLAS: "),
+        "blas": blas.running().name,
         "device": str(mx.default_device()).removeprefix("Device(").removesuffix(")"),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": {"ghost_native": gn.__version__, **versions()},
