@@ -1,6 +1,7 @@
 #include "decode_step/decode_step.h"
 
 #include <algorithm>
+#include <string>
 
 namespace ghost {
 namespace {
@@ -24,7 +25,10 @@ class Reader {
 
   mx::array transposed() {
     const auto s = cpu_stream();
-    return mx::contiguous(mx::transpose(vector(), s), false, s);
+    const auto x = vector();
+    require(x.ndim() == 2, kOp, "conv_weight has the wrong shape, given ", shape_text(x.shape()),
+            ", allowed: (dim, width).");
+    return mx::contiguous(mx::transpose(x, s), false, s);
   }
 
   DecodeMatrix matrix() {
@@ -106,6 +110,70 @@ Arrays arrays_of(const DecodeWeights& w) {
   return all;
 }
 
+void require_part(const char* name, const mx::array& x, const mx::Shape& shape) {
+  require_shape(kOp, name, x, shape, "that of a model of these widths, here");
+}
+
+void require_matrix(const char* name, const DecodeMatrix& m, int rows, int columns) {
+  require((rows < 0 || m.rows == rows) && m.columns == columns, kOp, name, " has the wrong shape, given (",
+          m.rows, ", ", m.columns, "), allowed: (", rows < 0 ? std::string("any") : std::to_string(rows),
+          ", ", columns, ").");
+}
+
+void require_filter(const mx::array& weight, const mx::array& bias, int dim) {
+  require_part("conv_weight, transposed,", weight, {-1, dim});
+  require(weight.shape(0) >= 2, kOp, "conv_weight is too narrow, given ", weight.shape(0),
+          ", allowed: 2 or more.");
+  require_part("conv_bias", bias, {dim});
+}
+
+// The kernels trust these shapes.
+void check_layer(const DecodeLayer& l, int dim) {
+  require(l.A.ndim() == 2, kOp, "A_log has the wrong shape, given ", shape_text(l.A.shape()),
+          ", allowed: (inner, dstate).");
+  const int inner = l.A.shape(0);
+  const int rank = l.dt_proj.columns;
+  require_part("mamba_norm", l.mamba_norm, {dim});
+  require_matrix("in_proj_x", l.in_x, inner, dim);
+  require_matrix("in_proj_z", l.in_z, inner, dim);
+  require_filter(l.conv_weight, l.conv_bias, inner);
+  require_matrix("x_proj", l.x_proj, rank + 2 * l.A.shape(1), inner);
+  require_matrix("dt_proj", l.dt_proj, inner, rank);
+  require_part("dt_bias", l.dt_bias, {inner});
+  require_part("D", l.D, {inner});
+  require_matrix("out_proj", l.out_proj, dim, inner);
+  if (const auto& a = l.attention) {
+    require_part("attention_norm", a->norm, {dim});
+    for (const auto* m : {&a->query, &a->key, &a->value, &a->out}) require_matrix("attention", *m, dim, dim);
+  }
+  require_part("ffn_norm", l.ffn_norm, {dim});
+  require_matrix("up", l.up, -1, dim);
+  require_matrix("down", l.down, dim, l.up.rows);
+}
+
+void check_model(const DecodeWeights& w) {
+  require_part("embedding", w.embedding, {-1, -1});
+  const int dim = w.embedding.shape(1);
+  const int channels = w.project.rows;
+  require(w.config.head_dim >= 1 && dim % w.config.head_dim == 0 && w.config.stride >= 1, kOp,
+          "head_dim does not divide dim, or stride is below 1, given ", w.config.head_dim, " and ",
+          w.config.stride, " with dim = ", dim, ".");
+  require_filter(w.conv_weight, w.conv_bias, dim);
+  require_matrix("project", w.project, -1, dim);
+  require_part("rate", w.rate, {channels});
+  require_part("boundary_weight", w.boundary_weight, {channels});
+  require_part("boundary_bias", w.boundary_bias, {});
+  require_part("router norm", w.router_norm, {dim});
+  require_matrix("cheap_in", w.cheap_in, -1, dim);
+  require_matrix("cheap_out", w.cheap_out, dim, w.cheap_in.rows);
+  require_part("context", w.context, {dim});
+  require_part("bias", w.bias, {});
+  require_part("importance", w.importance, {w.embedding.shape(0)});
+  require_part("norm", w.norm, {dim});
+  require_matrix("head", w.head, 256, dim);
+  for (const auto& layer : w.layers) check_layer(layer, dim);
+}
+
 struct StateShape {
   mx::Shape shape;  // -1: any number of rows
   mx::Dtype dtype = mx::float32;
@@ -162,6 +230,7 @@ std::shared_ptr<const DecodeWeights> decode_weights(const DecodeParts& model,
                                                     read.matrix(),
                                                     {}});
   for (const auto& parts : layers) weights->layers.push_back(read_layer(parts));
+  check_model(*weights);
   mx::eval(arrays_of(*weights));
   return weights;
 }

@@ -98,7 +98,6 @@ struct DecodePiece {
   int first;
   int last;
   bool front;
-  bool operator==(const DecodePiece&) const = default;
 
   bool at_end(const DecodeWeights& w) const { return last == static_cast<int>(w.layers.size()); }
   // Where the states begin among the inputs.

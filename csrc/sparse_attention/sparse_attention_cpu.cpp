@@ -108,20 +108,11 @@ class Heads {
     const int64_t window = b * options_.stride * dim_ + h * width();
     const int64_t cache = b * far() * dim_ + h * width();
     const auto data = [&](size_t i, int64_t offset) { return in_[i].data<float>() + offset; };
-    return {data(0, first),
-            data(1, first),
-            data(2, first),
-            data(3, window),
-            data(4, window),
-            data(5, cache),
-            data(6, cache),
-            span.length(),
-            std::max(in_[7].data<int32_t>()[b], 0),
-            far(),
-            dim_,
-            width(),
-            options_.stride,
-            1.0f / std::sqrt(static_cast<float>(width())),
+    return {data(0, first), data(1, first), data(2, first), data(3, window), data(4, window), data(5, cache),
+            data(6, cache), span.length(),
+            // A count that the cache does not bear out would ask for rows that never were.
+            std::clamp<int64_t>(in_[7].data<int32_t>()[b], 0, (far() + 1) * options_.stride - 1), far(), dim_,
+            width(), options_.stride, 1.0f / std::sqrt(static_cast<float>(width())),
             options_.slope(static_cast<int>(h))};
   }
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlx import nn
 from mlx.utils import tree_flatten, tree_map
 
 import ghost_native as gn
@@ -168,6 +169,46 @@ def test_changed_weights_are_noticed():
         assert not mx.array_equal(after, before)
         assert_close(after, model.forward(byte, state).logits)
         before = after
+
+
+def test_packed_between_two_bytes():
+    model, byte = build(weights="latent"), mx.array([[65]])
+    state = model.init_state(1)
+    before = model.step(byte, state)[0]
+    model.pack()
+    assert_close(model.step(byte, state)[0], np.array(before))
+
+
+def test_a_shallow_copy_has_weights_of_its_own():
+    model, byte = build(), mx.array([[65]])
+    state = model.init_state(1)
+    model.step(byte, state)
+    other = copy.copy(model)
+    other.head = build().head
+    other.head.weight = other.head.weight * 2
+    assert_close(other.step(byte, state)[0], other.forward(byte, state).logits)
+
+
+@pytest.mark.parametrize("part", ["norm", "up", "bias", "dtype", "eps"])
+def test_what_it_does_not_know_is_left_to_forward(part):
+    """Modules of other kinds, biases, half precision: the same answer or the same error as without it."""
+    model, byte = build(weights="float"), mx.array([[65]])
+    ffn = model.layers[0].ffn
+    if part == "norm":
+        model.norm.weight = mx.ones((1,))
+        with pytest.raises(ValueError, match="wrong shape"):
+            model.step(byte, model.init_state(1))
+        return
+    if part == "up":
+        ffn.up = nn.Linear(ffn.up.weight.shape[1], ffn.up.weight.shape[0])
+    elif part == "bias":
+        model.head.bias = mx.ones((256,))
+    elif part == "dtype":
+        model.set_dtype(mx.float16)
+    else:
+        model.norm._eps = 0.5
+    state = model.init_state(1)
+    assert_close(model.step(byte, state)[0], np.array(model.forward(byte, state).logits.astype(mx.float32)))
 
 
 def test_other_paths_where_it_does_not_serve():

@@ -59,6 +59,8 @@ def run(args: Arguments) -> int:
     folder = _benchmarks(args.benchmarks)
     _require("pytest_benchmark", "pytest-benchmark")
     if args.report is not None:
+        if args.filter or args.quick:
+            raise CommandError("a report is of whole suites at full length; leave out --filter and --quick")
         _require("matplotlib", "matplotlib")
     if args.json is not None:
         checkpoints.check_writable(args.json)

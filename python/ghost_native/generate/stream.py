@@ -82,8 +82,10 @@ def _draw(
         mx.eval(logits)
     uniform = _uniform(seed, max_bytes) if temperature > 0 else iter([_UNUSED] * max_bytes)
     for index, draw in enumerate(uniform):
-        row = np.array(logits[:, -1] if logits.shape[1] > 1 else logits, np.float32).reshape(1, -1)
-        token = int(choose(row, temperature, top_p, draw)[0])
+        row = np.array(
+            logits[:, -1:].astype(mx.float32) if logits.shape[1] > 1 or logits.dtype != mx.float32 else logits
+        )
+        token = int(choose(row.reshape(1, -1), temperature, top_p, draw)[0])
         yield token
         if index + 1 < max_bytes:
             logits, state = model.step(mx.array([[token]]), state)

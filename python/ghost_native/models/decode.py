@@ -1,13 +1,13 @@
-"""The fast path of :meth:`Ghost.step`: one byte per stream through one primitive instead of some 200 operations.
+"""The fast path of :meth:`Ghost.step`: one byte per stream in one call instead of some 200 operations.
 
-It computes what :meth:`Ghost.forward` does, on the same state, so that pieces of text and single bytes mix freely.
-Weights are not inputs of the primitive, for MLX spends tens of nanoseconds on each input of each output: they go in
-once, and every step checks that they are still the model's.
+It computes what :meth:`Ghost.forward` does, on the same state, so that pieces of text and single bytes mix freely. The
+weights go in once, and every step checks that they are still the model's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -41,18 +41,20 @@ Link = tuple[Any, Any, Any]  # a container, a key, and what has to be there
 
 
 class Decoder:
-    """A model's weights as the primitive takes them, made anew when they are no longer the model's."""
+    """A model's weights as the fused step takes them, made anew when they are no longer the model's."""
 
-    def __init__(self) -> None:
+    def __init__(self, layer: type[GhostLayer]) -> None:
+        self._layer = layer  # whose layers it knows
         self._native: DecodeModel | None = None
+        self._model: Callable[[], Ghost | None] = lambda: None  # a weak reference: the model holds this object
         self._slots: list[Slot] = []
         self._links: list[Link] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Decoder:
-        return Decoder()
+        return Decoder(self._layer)
 
-    def __reduce__(self) -> tuple[type[Decoder], tuple[()]]:
-        return Decoder, ()
+    def __reduce__(self) -> tuple[type[Decoder], tuple[type[GhostLayer]]]:
+        return Decoder, (self._layer,)
 
     def step(self, model: Ghost, tokens: mx.array, state: GhostState) -> tuple[mx.array, GhostState] | None:
         """Logits (batch, 1, 256) and the new state for tokens (batch, 1); None where forward() has to do it."""
@@ -62,6 +64,8 @@ class Decoder:
             if not mx.issubdtype(tokens.dtype, mx.integer):
                 return None
             tokens = tokens.astype(mx.int32)
+        if not decode_available([tokens]):
+            return None
         native = self._weights_of(model)
         if native is None:
             return None
@@ -79,38 +83,56 @@ class Decoder:
                 address, memory_state = model.memory.address(run.h, read, memory["table"], memory["state"])
                 memory = MemoryStream(version=memory["version"], table=memory["table"], state=memory_state)
             run.h = model.memory.read(run.h, address, model.config.memory_at.index(cut))
-        run.layers(model.config.num_layers)
+        if not run.layers(model.config.num_layers):
+            return None
         if address is not None:
             run.h = run.h + model.memory.copy_logits(address)
         return run.finish(memory)
 
     def _weights_of(self, model: Ghost) -> DecodeModel | None:
-        if self._native is not None:
-            for container, key, value in self._links:
-                if container[key] is not value:
-                    break
-            else:
-                if self._native.made_of([module[name] for module, name in self._slots]):
-                    return self._native
-        self._native = self._make(model)
+        if self._native is not None and not (self._model() is model and self._is_current(self._native)):
+            self._native = None  # at once, for it holds on to the weights it was made of
+        if self._native is None:
+            self._native, self._model = self._make(model), weakref.ref(model)
         return self._native
 
+    def _is_current(self, native: DecodeModel) -> bool:
+        try:
+            return all(container[key] is value for container, key, value in self._links) and native.made_of(
+                [module[name] for module, name in self._slots]
+            )
+        except (KeyError, IndexError):  # packed since, or a part taken away
+            return False
+
     def _make(self, model: Ghost) -> DecodeModel | None:
-        parts, layers = _model_parts(model), [_layer_parts(layer) for layer in model.layers]
-        self._slots = [slot for part in [*parts, *(part for layer in layers for part in layer)] for slot in part]
-        sources = [module[name] for module, name in self._slots]
+        config = model.config
         tops: list[Link] = [(model, key, model[key]) for key in ("tokenizer", "router", "norm", "head")]
         holders = [value for _, _, value in tops] + model.layers
         inside = tops + [link for module in holders for link in _children(module)]
+        modules = [module for _, _, module in inside]
+        # What other classes, biases and half precision would compute is not known here.
+        if not all(type(module) in _KNOWN and "bias" not in _plain(module) for module in modules):
+            return None
+        if not all(type(layer) is self._layer for layer in model.layers):
+            return None
+        parts, layers = _model_parts(model), [_layer_parts(layer) for layer in model.layers]
+        self._slots = [slot for part in [*parts, *(part for layer in layers for part in layer)] for slot in part]
+        sources = [module[name] for module, name in self._slots]
+        if any(module[name].dtype != mx.float32 for module, name in self._slots if name not in ("codes", "codebook")):
+            return None
+        values = [(vars(model), ("config",)), (vars(model.router), ("threshold", "min_depth", "max_depth"))]
+        values += [(vars(module), ("_eps",)) for module in modules if isinstance(module, RMSNorm)]
         self._links = [
             *inside,
             (model, "layers", model.layers),
             *((model.layers, l, layer) for l, layer in enumerate(model.layers)),
-            *((vars(model.router), key, vars(model.router)[key]) for key in ("threshold", "min_depth", "max_depth")),
+            *((holder, key, holder[key]) for holder, keys in values for key in keys),
         ]
-        if not all(type(module) in _KNOWN for _, _, module in inside) or not decode_available(sources):
+        usual = model.router.min_depth == config.min_depth and all(
+            module._eps == EPS for module in modules if isinstance(module, RMSNorm)
+        )
+        if not usual or not decode_available(sources):
             return None
-        config = model.config
         return decode_model(
             sources,
             [_matrix(part) for part in parts],
@@ -151,6 +173,8 @@ class _Run:
                 cache = layer["attention"]
                 inputs += cache["window_k"], cache["window_v"], cache["recent_k"], cache["recent_v"]
                 inputs += cache["strided_k"], cache["strided_v"], cache["count"]
+        if any(x.dtype == mx.float16 or x.dtype == mx.bfloat16 for x in inputs):
+            return False
         out = self.native.step(inputs, first, last, start)
         if out is None:
             return False
@@ -182,6 +206,11 @@ class _Run:
         conv, ssm, last, cheap = self.front[:4]
         tokenizer = TokenizerState(conv=conv, ssm=ssm, last=last)
         return self.h, GhostState(tokenizer=tokenizer, cheap=cheap, layers=self.new_layers, memory=memory)
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    """The parts of a linear layer; other modules have biases of their own."""
+    return module if isinstance(module, (Linear, CodebookLinear)) else {}
 
 
 def _model_parts(model: Ghost) -> list[list[Slot]]:

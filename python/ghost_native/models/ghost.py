@@ -134,7 +134,7 @@ class Ghost(nn.Module):
         self.norm = RMSNorm(config.dim)
         self.head = Linear(config.dim, 256, scale=0.5 * config.dim**-0.5)
         self._facts = FactStore(max_key=config.max_key, max_value=config.max_value)
-        self._decoder = Decoder()
+        self._decoder = Decoder(GhostLayer)
 
     # -- the function -------------------------------------------------------------------------------------------------
 
@@ -145,8 +145,8 @@ class Ghost(nn.Module):
     def step(self, tokens: mx.array, state: GhostState) -> tuple[mx.array, GhostState]:
         """Continue a stream by tokens (batch, any length >= 1): logits (batch, length, 256) and the new state.
 
-        However a text is cut into pieces, the logits are those of one call, to float tolerance. On CPUs a single byte
-        per stream goes through one fused primitive.
+        However a text is cut into pieces, the logits are those of one call, to float tolerance (in float32, see
+        :meth:`set_activation`). On CPUs a single byte per stream is one fused step.
         """
         decoded = self._decoder.step(self, tokens, state)
         if decoded is not None:
