@@ -11,6 +11,7 @@
 #include "common/dispatch.h"
 #include "common/gemm.h"
 #include "common/parallel.h"
+#include "common/rounding.h"
 #include "common/scratch.h"
 
 namespace ghost {
@@ -31,9 +32,6 @@ constexpr int64_t kPrepareRows = 8;
 constexpr int64_t kSerialWork = 1 << 21;
 constexpr int64_t kTasksWanted = 16;
 constexpr int64_t kTaskRows = 64;  // weight rows whose codes stay in the second-level cache
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 void split(int64_t n, int64_t each, int64_t work, const std::function<void(int64_t, int64_t)>& task) {
   const auto one = [&](int64_t i) { task(i * each, std::min((i + 1) * each, n)); };

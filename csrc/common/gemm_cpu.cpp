@@ -3,6 +3,7 @@
 
 #include "common/gemm.h"
 #include "common/parallel.h"
+#include "common/rounding.h"
 #include "common/scratch.h"
 
 namespace ghost {
@@ -26,9 +27,6 @@ constexpr int64_t kTilesWanted = 16;        // enough to share out evenly
 constexpr int64_t kPackDepths = 4;          // depths of all panels packed together
 constexpr int64_t kPackElements = 1 << 15;  // elements packed by one task
 constexpr double kParallelWork = 6e6;  // multiply-adds below which waking a thread costs more than it gains
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 void run(int64_t n, bool parallel, const std::function<void(int64_t)>& task) {
   if (parallel) {
@@ -161,11 +159,11 @@ void multiply_tile(const Round& round, const Tiling& tiling, int64_t index, cons
       for (int64_t p = a0; p < a1; ++p) {
         // A panel that ends with the operand is multiplied by a kernel of just its rows, for it may not be
         // padded.
-        const int64_t rows = own.packed ? a.stride : a.size(p);
-        micro[2 * (rows - 1) + vectors - 1](depth, own.at(p - p0, own_k), own.outer_step(), own.depth_step(),
-                                            b.at(q, k), column + (p - a0) * a.stride * ldc, ldc,
-                                            static_cast<int>(a.size(p)), static_cast<int>(b.size(q)),
-                                            accumulate);
+        const int64_t height = own.packed ? a.stride : a.size(p);
+        micro[2 * (height - 1) + vectors - 1](
+            depth, own.at(p - p0, own_k), own.outer_step(), own.depth_step(), b.at(q, k),
+            column + (p - a0) * a.stride * ldc, ldc, static_cast<int>(a.size(p)), static_cast<int>(b.size(q)),
+            accumulate);
       }
     }
   }

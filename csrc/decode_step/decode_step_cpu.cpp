@@ -13,12 +13,13 @@
 #include "gelu/gelu_kernels.h"
 #include "rms_norm/rms_norm_kernels.h"
 #include "selective_scan/selective_scan_kernels.h"
+#include "sparse_attention/sparse_attention.h"
 
 namespace ghost {
 namespace {
 
-constexpr int64_t kSerialRows =
-    1 << 16;  // multiply-adds of a row's scan or attention not worth waking a thread for
+// Multiply-adds of a row's scan or attention that are not worth waking a thread for.
+constexpr int64_t kSerialRows = 1 << 16;
 
 const float* floats(const mx::array& x) { return x.data<float>(); }
 
@@ -126,9 +127,6 @@ class Step {
 
   int token(int64_t b) const { return std::clamp(in_[0].data<int32_t>()[b], 0, w_.embedding.shape(0) - 1); }
 
-  // -- tokenizer and cheap predictor
-  // ------------------------------------------------------------------------------
-
   void front() {
     const State conv = next_state(), ssm = next_state(), last = next_state(), cheap = next_state();
     for (int64_t b = 0; b < batch_; ++b) tokenize(b, conv, ssm, last);
@@ -183,9 +181,6 @@ class Step {
     std::copy_n(floats(in_[0]), batch_ * dim_, h_);
     if (w_.config.routing) depth_ = floats(in_[1]);
   }
-
-  // -- layers
-  // -----------------------------------------------------------------------------------------------------
 
   // The sequences that go through layer l.
   std::vector<int64_t> routed(int l) const {
@@ -279,9 +274,6 @@ class Step {
     scatter(rows);
   }
 
-  // -- attention
-  // --------------------------------------------------------------------------------------------------
-
   // The rows that the sequences have seen. `r` are recent, and the window is as of before them.
   struct Cache {
     const mx::array& window_k;
@@ -351,11 +343,12 @@ class Step {
     const int64_t head_dim = w_.config.head_dim, heads = dim_ / head_dim;
     const auto& kernels = decode_kernels();
     const auto& softmax = cross_entropy_kernels().get<float>();
+    const SparseAttentionOptions options{static_cast<int>(heads), w_.config.stride};
     const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
     std::fill_n(y, dim_, 0.0f);
     for (int64_t head = 0; head < heads; ++head) {
       const int64_t at = head * head_dim;
-      const float slope = std::exp2(-8.0f * static_cast<float>(head + 1) / static_cast<float>(heads));
+      const float slope = options.slope(static_cast<int>(head));
       int64_t from = 0;
       for (const Rows& part : parts) {
         const bool is_far = &part == &parts[3];

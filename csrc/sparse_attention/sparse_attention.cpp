@@ -1,5 +1,6 @@
 #include "sparse_attention/sparse_attention.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace ghost {

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <tuple>
-
 #include "common/primitive.h"
 
 namespace ghost {

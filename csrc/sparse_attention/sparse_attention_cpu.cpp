@@ -4,6 +4,7 @@
 
 #include "common/gemm_kernels.h"
 #include "common/parallel.h"
+#include "common/rounding.h"
 #include "common/scratch.h"
 #include "common/sequences.h"
 #include "sparse_attention/sparse_attention.h"
@@ -14,8 +15,6 @@ namespace {
 
 constexpr int64_t kChunk = 128;  // queries of a forward task, which share packed keys
 constexpr int64_t kBlock = 32;   // queries whose scores the backward holds at once
-
-int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 // c (rows x columns, ldc) = or += the product of a and packed panels b, over `depth`.
 struct Product {
