@@ -18,6 +18,7 @@ VERBS = {
     "eval": "bits per byte on files, beside gzip and xz",
     "inspect": "show boundaries, depth and surprise of every byte of a text",
     "bench": "run the benchmarks of a checkout, beside rivals and what the machine can do",
+    "plot": "draw loss, bits per byte, throughput and memory of training runs",
     "info": "versions, instruction set, BLAS and device; what is in a checkpoint",
 }
 

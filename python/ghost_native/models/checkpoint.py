@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlx.core as mx
 
+from ghost_native.models.atomic import atomic_file
 from ghost_native.models.config import GhostConfig
 from ghost_native.nn.fact_store import FactStore
 
@@ -22,7 +21,7 @@ G = TypeVar("G", bound="Ghost")
 
 
 def save_model(model: Ghost, path: Path) -> None:
-    """Write to a temporary file beside `path`, sync, rename: the file at `path` is always whole."""
+    """The file at `path` is always whole: see `atomic_file`."""
     metadata = {
         "format": FORMAT,
         "config": json.dumps(model.config.to_dict()),
@@ -31,19 +30,8 @@ def save_model(model: Ghost, path: Path) -> None:
     }
     weights = model.weights()
     mx.eval(weights)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".safetensors")
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with atomic_file(path, suffix=".safetensors") as temporary:
         mx.save_safetensors(str(temporary), weights, metadata)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def load_model(cls: type[G], path: Path) -> G:
@@ -84,9 +72,3 @@ def load_model(cls: type[G], path: Path) -> G:
     for key, value in FactStore.from_list(facts, **limits).facts().items():
         model.store_fact(key, value)
     return model
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
