@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
@@ -29,7 +28,7 @@ def test_a_file_has_the_permissions_of_an_ordinary_one(tmp_path):
     (tmp_path / "plain").write_text("")
     with atomic_file(tmp_path / "atomic") as temporary:
         temporary.write_text("")
-    mode = [stat.S_IMODE(os.stat(tmp_path / name).st_mode) for name in ("plain", "atomic")]
+    mode = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "atomic")]
     assert mode[0] == mode[1]
 
 

@@ -51,7 +51,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--panels", nargs="+", choices=tuple(PANELS), default=SHOWN, metavar="PANEL",
                         help=f"of {', '.join(PANELS)} (default {' '.join(SHOWN)})")  # fmt: skip
     parser.add_argument("--smooth", type=number(float, 0, 0.999), default=0.9, metavar="X",
-                        help="share of the running mean kept at each point; 0 draws the raw numbers (default 0.9)")  # fmt: skip
+                        help="share of the running mean kept at each point; 0 draws raw numbers (default 0.9)")  # fmt: skip
 
 
 def run(args: Arguments) -> int:
@@ -95,16 +95,12 @@ def draw(runs: dict[str, list[dict[str, Any]]], panels: Sequence[str], against: 
     for axes, panel in zip(grid, panels, strict=False):
         title, name, scale, scored = PANELS[panel]
         for (run, lines), color in zip(runs.items(), COLORS * len(runs), strict=False):
-            for kind, style in (("train", "-"), ("eval", "o")):
-                if kind == "eval" and not scored:
-                    continue
-                points = [(line[key], line[name]) for line in lines
-                          if line["kind"] == kind and line.get(name) is not None and line.get(key) is not None]  # fmt: skip
-                if points:
-                    x = [SCALES[against] * point[0] for point in points]
-                    y = [scale * point[1] for point in points]
-                    y = smoothed(y, smooth) if kind == "train" else y
-                    axes.plot(x, y, style, color=color, linewidth=1.2, markersize=4, label=run if kind == "train" else None)
+            x, y = _points(lines, "train", key, name)
+            axes.plot([SCALES[against] * v for v in x], smoothed([scale * v for v in y], smooth), color=color,
+                      linewidth=1.2, label=run)  # fmt: skip
+            if scored:
+                x, y = _points(lines, "eval", key, name)
+                axes.plot([SCALES[against] * v for v in x], [scale * v for v in y], "o", color=color, markersize=4)
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlabel(label, fontsize=9)
         axes.grid(alpha=0.25)
@@ -113,6 +109,12 @@ def draw(runs: dict[str, list[dict[str, Any]]], panels: Sequence[str], against: 
         axes.set_axis_off()
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", fontsize=8, frameon=False, ncols=2)
     return figure
+
+
+def _points(lines: Sequence[dict[str, Any]], kind: str, x: str, y: str) -> tuple[list[float], list[float]]:
+    """Two metrics of the lines that have both."""
+    both = [line for line in lines if line["kind"] == kind and line.get(x) is not None and line.get(y) is not None]
+    return [line[x] for line in both], [line[y] for line in both]
 
 
 def smoothed(values: Sequence[float], keep: float) -> list[float]:

@@ -25,7 +25,8 @@ import mlx.core as mx
 from ghost_native.models.atomic import atomic_file, atomic_folder, clean, remove_folder
 
 FORMAT = "ghost_native.run.v1"
-MODEL_FILE, TRAINING_FILE, STATE_FILE, BEST_FILE = "model.safetensors", "training.safetensors", "state.json", "best.json"
+MODEL_FILE, TRAINING_FILE, STATE_FILE = "model.safetensors", "training.safetensors", "state.json"
+BEST_FILE = "best.json"
 
 _NAME = re.compile(r"step-(\d{8})")
 _READ_BYTES = 1 << 20
@@ -178,7 +179,7 @@ class CheckpointFolder:
         for step in reversed(self.steps()):
             try:
                 return self.load(step), damaged
-            except DamagedCheckpointError as error:
+            except DamagedCheckpointError as error:  # noqa: PERF203 - one of a handful
                 damaged.append(error)
         return None, damaged
 
