@@ -19,7 +19,7 @@ from ghost_native.models.state import GhostState
 from ghost_native.nn.fact_memory import PackedFacts
 from ghost_native.train.config import TrainConfig
 from ghost_native.train.objective import Objective, fact_objective, text_objective
-from ghost_native.train.optimizer import GhostOptimizer
+from ghost_native.train.optimizer import Optimizer
 from ghost_native.train.schedule import learning_rate
 
 Phase = Literal["facts", "text"]
@@ -82,7 +82,7 @@ class Trainer:
                 f"reset_every = {config.reset_every}, or None."
             )
         self.model, self.batcher, self.config, self.teacher = model, batcher, config, teacher
-        self.optimizer = GhostOptimizer(model, config)
+        self.optimizer = Optimizer(model)
         self._text = nn.value_and_grad(model, self._text_loss)
         self._facts = nn.value_and_grad(model, self._fact_loss)
         self._generator = FactGenerator(config.seed)
