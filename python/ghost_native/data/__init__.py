@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ghost_native.data.batches import Batch, BatcherState, ByteBatcher
+from ghost_native.data.batch import TokenBatch
+from ghost_native.data.batches import BatcherState, ByteBatcher
 from ghost_native.data.corpora import (
     Corpus,
     Document,
@@ -14,7 +15,7 @@ from ghost_native.data.corpora import (
 )
 
 __all__ = [
-    "Batch",
+    "TokenBatch",
     "BatcherState",
     "ByteBatcher",
     "Corpus",

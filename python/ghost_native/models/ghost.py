@@ -135,6 +135,10 @@ class Ghost(nn.Module):
         self.head = Linear(config.dim, 256, scale=0.5 * config.dim**-0.5)
         self._facts = FactStore(max_key=config.max_key, max_value=config.max_value)
         self._decoder = Decoder(GhostLayer)
+        self._checkpointing = False
+        self.compute_dtype = mx.float32
+        """Of the residual stream in :meth:`forward`, and with it of most arithmetic; weights and states of scans stay
+        float32. float16 and bfloat16 pay on GPUs."""
 
     # -- the function -------------------------------------------------------------------------------------------------
 
@@ -187,6 +191,7 @@ class Ghost(nn.Module):
             memory = self.stored_facts(memory, batch)
 
         h, boundary_logit, tokenizer_state = self.tokenizer(tokens, state["tokenizer"])
+        h = h.astype(self.compute_dtype)
         cheap_logits = self.router.predict(h, self.head.weight)
         foreseen = mx.concatenate([state["cheap"], cheap_logits], axis=1)
         surprise = self.router.surprise(foreseen[:, :-1], tokens)

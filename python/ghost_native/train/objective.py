@@ -1,44 +1,58 @@
-"""What training minimizes: the next byte, the router's and tokenizer's own predictions, and the use of facts."""
+"""What training minimizes: the next token, Ghost's own predictions, the use of facts, preferences."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from ghost_native import ops
 from ghost_native.models.ghost import Forward, Ghost
-from ghost_native.models.state import GhostState
 from ghost_native.nn.fact_memory import PackedFacts
-from ghost_native.train.config import TrainConfig
+from ghost_native.train.run_config.train_section import TrainSection
 
 
 class Objective(NamedTuple):
-    """total is minimized; nats is the mean cross-entropy of the next byte alone; state continues the text."""
+    """Of one micro-batch: its shares of what is minimized and of the mean cross-entropy, which add up over the batch.
+
+    state continues the text.
+    """
 
     total: mx.array
     nats: mx.array
-    state: GhostState
+    state: Any
 
 
-def text_objective(
-    model: Ghost,
-    tokens: mx.array,
-    targets: mx.array,
-    state: GhostState | None,
-    config: TrainConfig,
+class Share(NamedTuple):
+    """What a micro-batch is of the whole batch: `each` is how much one target of weight 1 counts, `part` its rows."""
+
+    each: float
+    part: float
+
+
+def language_objective(
+    model: Any,
+    arrays: dict[str, mx.array],
+    state: Any,
+    config: TrainSection,
+    share: Share,
     teacher_logits: mx.array | None = None,
+    key: mx.array | None = None,
 ) -> Objective:
-    """On plain text: tokens and targets (batch, seqlen), the state carried from the window before."""
-    out = model.forward(tokens, state)
-    nats = ops.cross_entropy(out.logits, targets).mean()
-    total = nats + _auxiliary(model, out, targets, config)
+    """The next token. Arrays: tokens and targets (batch, seqlen), and weight (batch, seqlen) where targets differ."""
+    ghost = isinstance(model, Ghost)
+    out = model.forward(arrays["tokens"], state) if ghost else model.forward(arrays["tokens"], state, key=key)
+    weight = arrays.get("weight")
+    nats = share.each * _weighted(ops.cross_entropy(out.logits, arrays["targets"]), weight).sum()
+    total = nats
+    if ghost:
+        total = total + share.part * _auxiliary(model, out, arrays["targets"], weight, config)
     if teacher_logits is not None:
-        total = total + config.distill_weight * divergence(out.logits, teacher_logits)
+        total = total + config.distill_weight * share.part * divergence(out.logits, teacher_logits)
     return Objective(total, nats, out.state)
 
 
-def fact_objective(model: Ghost, facts: PackedFacts, arrays: dict[str, mx.array], config: TrainConfig) -> Objective:
+def fact_objective(model: Ghost, facts: PackedFacts, arrays: dict[str, mx.array], config: TrainSection) -> Objective:
     """On questions about fresh facts: arrays as in `FactBatch.arrays`; nats is the mean over answer bytes."""
     tokens, weight = arrays["tokens"], arrays["weight"]
     out = model.forward(tokens[:, :-1], table=model.memory.encode(facts))
@@ -51,27 +65,55 @@ def fact_objective(model: Ghost, facts: PackedFacts, arrays: dict[str, mx.array]
     return Objective(mean + config.fact_weight * addressing, answer_nats, out.state)
 
 
-def _auxiliary(model: Ghost, out: Forward, targets: mx.array, config: TrainConfig) -> mx.array:
+def log_likelihood(model: Any, arrays: dict[str, mx.array], key: mx.array | None = None) -> mx.array:
+    """Summed log probability (batch,) of the targets that have weight, each sequence from an empty state."""
+    ghost = isinstance(model, Ghost)
+    out = model.forward(arrays["tokens"]) if ghost else model.forward(arrays["tokens"], key=key)
+    return -_weighted(ops.cross_entropy(out.logits, arrays["targets"]), arrays.get("weight")).sum(axis=-1)
+
+
+def preference_objective(
+    chosen: mx.array, rejected: mx.array, reference_chosen: mx.array, reference_rejected: mx.array, beta: float
+) -> tuple[mx.array, mx.array]:
+    """Direct preference optimization (Rafailov et al., 2023, arXiv:2305.18290), of log likelihoods (batch,).
+
+    Returns:
+        The loss (batch,), ``-log sigmoid(beta * margin)`` with ``margin`` how much more than the reference the model
+        prefers the chosen answer; and the margin times beta (batch,).
+    """
+    margin = beta * ((chosen - reference_chosen) - (rejected - reference_rejected))
+    return mx.logaddexp(-margin, mx.array(0.0)), margin
+
+
+def _weighted(values: mx.array, weight: mx.array | None) -> mx.array:
+    return values if weight is None else values * weight
+
+
+def _auxiliary(
+    model: Ghost, out: Forward, targets: mx.array, weight: mx.array | None, config: TrainSection
+) -> mx.array:
     total = mx.array(0.0)
     if config.cheap_weight:
         total = total + config.cheap_weight * ops.cross_entropy(out.cheap_logits, targets).mean()
     if config.boundary_weight:
         # A piece of text begins where the cheap predictor is taken by surprise. Beginnings weigh as much as all other
-        # bytes together, so that boundary_prob passes 0.5 where a beginning is likelier than elsewhere.
+        # bytes together, so that boundary_prob passes 0.5 where a beginning is likelier than elsewhere. What is usual
+        # is told per sequence, so that a batch may be cut anywhere.
         surprise = mx.stop_gradient(-mx.log(mx.maximum(1 - out.surprise, 1e-6)))
-        begins = (surprise > surprise.mean() + mx.sqrt(surprise.var())).astype(mx.float32)
-        share = mx.clip(begins.mean(), 0.01, 0.99)
-        weight = begins / share + (1 - begins) / (1 - share)
+        usual = surprise.mean(axis=-1, keepdims=True) + mx.sqrt(surprise.var(axis=-1, keepdims=True))
+        begins = (surprise > usual).astype(mx.float32)
+        share = mx.clip(begins.mean(axis=-1, keepdims=True), 0.01, 0.99)
+        balance = begins / share + (1 - begins) / (1 - share)
         entropy = mx.logaddexp(out.boundary_logit, mx.array(0.0)) - out.boundary_logit * begins
-        total = total + config.boundary_weight * (0.5 * weight * entropy).mean()
+        total = total + config.boundary_weight * (0.5 * balance * entropy).mean()
     if model.config.routing:
-        share = out.depth.mean() / model.config.num_layers
-        total = total + config.depth_weight * mx.square(share - config.target_depth)
+        depth = out.depth.mean() / model.config.num_layers
+        total = total + config.depth_weight * mx.square(depth - config.target_depth)
     return total
 
 
 def divergence(logits: mx.array, teacher_logits: mx.array) -> mx.array:
-    """Mean KL(teacher || model) per byte, nats."""
+    """Mean KL(teacher || model) per token, nats."""
     teacher = mx.stop_gradient(teacher_logits.astype(mx.float32))
     log_p = teacher - mx.logsumexp(teacher, axis=-1, keepdims=True)
     log_q = logits - mx.logsumexp(logits, axis=-1, keepdims=True)

@@ -80,17 +80,21 @@ class Optimizer:
         }
         """Everything an update changes besides the model: the number of steps, and the moments by weight."""
 
-    def update(self, model: nn.Module, gradients: dict[str, Any], rate: float, *, scale: float = 1.0) -> mx.array:
+    def norm(self, gradients: dict[str, Any]) -> mx.array:
+        """The norm of all gradients together, a scalar."""
+        return ops.global_norm([g for _, g in tree_flatten(gradients)])
+
+    def update(
+        self, model: nn.Module, gradients: dict[str, Any], rate: float, norm: mx.array, *, scale: float = 1.0
+    ) -> None:
         """One step at learning rate `rate`.
 
         Args:
             model: the one given at first, with the same weights trainable.
             gradients: as its trainable parameters, times `scale`.
             rate: the learning rate.
+            norm: of the gradients, without `scale`.
             scale: by which the gradients are too large.
-
-        Returns:
-            The norm of the gradients before it was limited, a scalar.
 
         Raises:
             ValueError: other weights are trainable than at first.
@@ -105,7 +109,6 @@ class Optimizer:
                 f"[Optimizer.update] the trainable weights have changed since the optimizer was made, given {changed[0]!r} "
                 f"and {len(changed) - 1} others, allowed: the same ones; make a new optimizer after freezing."
             )
-        norm = ops.global_norm(list(g.values())) / scale
         limit = mx.minimum(self._max_norm / (norm + 1e-6), 1.0) if self._max_norm else mx.array(1.0)
         factor = limit / scale
         step = state["step"] = state["step"] + 1
@@ -126,7 +129,6 @@ class Optimizer:
                 weights[name] = self._muon.apply_single(g[name] * factor, weights[name], own)
                 state["momentum"][name] = own["v"]
         model.update(tree_unflatten(list(weights.items())))
-        return norm
 
 
 def _kind(name: str, weight: mx.array, muon: bool) -> str:

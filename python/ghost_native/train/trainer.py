@@ -1,28 +1,39 @@
-"""The training loop: facts first, then text with facts mixed in, on a schedule tied to steps or to elapsed time."""
+"""The training loop: facts first where wanted, then batches of a source, on a schedule of steps or of the clock."""
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import mlx.core as mx
 import numpy as np
 from mlx import nn
+from mlx.utils import tree_map
 
-from ghost_native.data.batches import ByteBatcher
+from ghost_native.data.batch import BatchSource, PreferenceBatch, TokenBatch
 from ghost_native.data.facts import NOT_ASKED, FactBatch, FactGenerator
 from ghost_native.models.ghost import Ghost
-from ghost_native.models.state import GhostState
-from ghost_native.nn.fact_memory import PackedFacts
-from ghost_native.train.config import TrainConfig
-from ghost_native.train.objective import Objective, fact_objective, text_objective
+from ghost_native.train.average import WeightAverage
+from ghost_native.train.loss_scale import LossScale
+from ghost_native.train.objective import (
+    Objective,
+    Share,
+    fact_objective,
+    language_objective,
+    log_likelihood,
+    preference_objective,
+)
 from ghost_native.train.optimizer import Optimizer
+from ghost_native.train.ranks import ALONE, Ranks
+from ghost_native.train.run_config.train_section import WARMUP, TrainSection
 from ghost_native.train.schedule import learning_rate
 
 Phase = Literal["facts", "text"]
+Arrays = dict[str, mx.array]
 
 TEXT_WEIGHT = 0.3  # of plain text in fact batches; answers weigh 1 a byte, the rest of questions 0.1
 
@@ -36,21 +47,39 @@ class StepReport:
         progress: share of the run done, 0 to 1.
         phase: what the step trained on.
         loss: what was minimized, auxiliary losses included.
-        bpb: bits per byte of the step's text; in fact steps, per answer byte.
-        bytes_per_second: text bytes trained on per second of the run before this step.
+        nats: mean cross-entropy of the step's targets; in fact steps, of answer bytes; of preferences, the loss.
         learning_rate: of this step.
-        elapsed_s, remaining_s: seconds.
+        grad_norm: of the gradients before they were limited. Not finite where float16 overflowed; the weights are then
+            as before.
+        tokens: trained on since the beginning of the run, facts not counted.
+        step_s: seconds between this report and the one before it.
+        elapsed_s, remaining_s: seconds of training, earlier processes of the run counted.
     """
 
     step: int
     progress: float
     phase: Phase
     loss: float
-    bpb: float
-    bytes_per_second: float
+    nats: float
     learning_rate: float
+    grad_norm: float
+    tokens: int
+    step_s: float
     elapsed_s: float
     remaining_s: float
+
+    @property
+    def bpt(self) -> float:
+        """Bits per token: of models that read bytes, bits per byte."""
+        return self.nats / math.log(2)
+
+
+@dataclass
+class _Pending:
+    """A step whose numbers are still being computed."""
+
+    report: StepReport
+    numbers: mx.array  # loss, nats, norm, wish to stop
 
 
 class Trainer:
@@ -58,143 +87,373 @@ class Trainer:
 
     Args:
         model: to train, in place. It must not be packed.
-        batcher: text, in batches of the configuration's shape.
+        source: batches of ``micro_batch_size * grad_accum_steps * ranks.size`` rows, of which every process takes its
+            share. The stage "dpo" wants `PreferenceBatch`es.
         config: the run.
         teacher: a model whose predictions are followed too, with `distill_weight`; typically the float twin.
+        plain: batches of `fact_text` rows of text that go beside questions in fact batches; None for questions alone.
+        ranks: the processes that train together.
 
     Raises:
-        ValueError: the model is packed, or the batcher's shape is not the configuration's.
+        ValueError: the model is packed, the source has another number of rows, or the configuration does not fit them.
     """
 
     def __init__(
-        self, model: Ghost, batcher: ByteBatcher, config: TrainConfig, *, teacher: Ghost | None = None
+        self,
+        model: Any,
+        source: BatchSource[Any],
+        config: TrainSection,
+        *,
+        teacher: Any = None,
+        plain: BatchSource[TokenBatch] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        if model.is_packed:
-            raise ValueError("[Trainer] a packed model cannot be trained, load the one that was packed.")
-        if (batcher.batch, batcher.seqlen) != (config.batch, config.seqlen):
-            raise ValueError(
-                f"[Trainer] the batcher does not fit the configuration, given batches of {batcher.batch} x "
-                f"{batcher.seqlen}, allowed: {config.batch} x {config.seqlen}."
-            )
-        if batcher.run not in (None, config.reset_every):
-            raise ValueError(
-                f"[Trainer] the batcher does not fit the configuration, given runs of {batcher.run} windows, allowed: "
-                f"reset_every = {config.reset_every}, or None."
-            )
-        self.model, self.batcher, self.config, self.teacher = model, batcher, config, teacher
-        self.optimizer = Optimizer(model)
-        self._text = nn.value_and_grad(model, self._text_loss)
-        self._facts = nn.value_and_grad(model, self._fact_loss)
-        self._generator = FactGenerator(config.seed)
-        self._random = np.random.default_rng(config.seed)
-        self._state: GhostState | None = None
-        self._teacher_state: GhostState | None = None
+        _check(model, source, config, ranks)
+        self.model, self.source, self.config, self.teacher, self.plain, self.ranks = (
+            model, source, config, teacher, plain, ranks,
+        )  # fmt: skip
+        self.optimizer = Optimizer(
+            model,
+            kind=config.optimizer,
+            betas=config.betas,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            codebook_rate=config.codebook_rate,
+            adam_lr_multiplier=config.adam_lr_multiplier,
+        )
+        self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
+        self.loss_scale = LossScale(config.loss_scale) if config.precision == "float16" else None
+        self.step = self.tokens = 0
+        self.elapsed_s = 0.0
         self._windows = 0
+        self._carried: list[Any] = [None] * config.grad_accum_steps
+        self._teacher_carried: list[Any] = [None] * config.grad_accum_steps
+        self._reference = copy.deepcopy(model).freeze() if config.stage == "dpo" else None
+        compiled = mx.compile if config.compile else lambda function, **_: function
+        self._language = compiled(nn.value_and_grad(model, self._language_loss), inputs=[model.state])
+        self._preference = nn.value_and_grad(model, self._preference_loss)
+        self._facts = nn.value_and_grad(model, self._fact_loss)
 
-    # -- one step -----------------------------------------------------------------------------------------------------
+    # -- what a checkpoint holds --------------------------------------------------------------------------------------
 
-    def _text_loss(
-        self, tokens: mx.array, targets: mx.array, state: GhostState | None, teacher_logits: mx.array | None
+    def state(self) -> dict[str, Any]:
+        """Everything a step changes besides the model's weights, as a tree of arrays and plain values."""
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "elapsed_s": self.elapsed_s,
+            "windows": self._windows,
+            "carried": self._carried,
+            "teacher_carried": self._teacher_carried,
+            "optimizer": self.optimizer.state,
+            "average": self.average.weights if self.average else None,
+            "loss_scale": self.loss_scale.state() if self.loss_scale else None,
+            "source": dict(self.source.state()),
+            "plain": dict(self.plain.state()) if self.plain else None,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state; the model's weights must be those of the same moment.
+
+        Raises:
+            ValueError: the state is of another configuration or other data.
+        """
+        for name, mine in (("average", self.average), ("loss_scale", self.loss_scale), ("plain", self.plain)):
+            if (state[name] is None) != (mine is None):
+                raise ValueError(f"[Trainer.restore] the state was taken with another configuration: {name} differs.")
+        if len(state["carried"]) != len(self._carried):
+            raise ValueError(
+                f"[Trainer.restore] the state was taken with another grad_accum_steps, given {len(state['carried'])}, "
+                f"allowed: {len(self._carried)}."
+            )
+        for name in ("m", "v", "momentum"):
+            if state["optimizer"][name].keys() != self.optimizer.state[name].keys():
+                raise ValueError("[Trainer.restore] the state is of another model or optimizer: its weights differ.")
+        self.source.restore(state["source"])
+        if self.plain:
+            self.plain.restore(state["plain"])
+        self.step, self.tokens, self.elapsed_s = state["step"], state["tokens"], state["elapsed_s"]
+        self._windows = state["windows"]
+        self._carried, self._teacher_carried = state["carried"], state["teacher_carried"]
+        self.optimizer.state = state["optimizer"]
+        if self.average:
+            self.average.weights = state["average"]
+        if self.loss_scale:
+            self.loss_scale.restore(state["loss_scale"])
+
+    # -- losses -------------------------------------------------------------------------------------------------------
+
+    def _language_loss(
+        self, arrays: Arrays, state: Any, share: Share, teacher_logits: mx.array | None, key: mx.array, scale: mx.array
     ) -> tuple[mx.array, Objective]:
-        objective = text_objective(self.model, tokens, targets, state, self.config, teacher_logits)
-        return objective.total, objective
+        objective = language_objective(self.model, arrays, state, self.config, share, teacher_logits, key)
+        return objective.total * scale, objective
 
-    def _fact_loss(self, facts: PackedFacts, arrays: dict[str, mx.array]) -> tuple[mx.array, Objective]:
+    def _preference_loss(
+        self, chosen: Arrays, rejected: Arrays, share: Share, key: mx.array, scale: mx.array
+    ) -> tuple[mx.array, Objective]:
+        reference = [mx.stop_gradient(log_likelihood(self._reference, arrays)) for arrays in (chosen, rejected)]
+        own = [log_likelihood(self.model, arrays, key) for arrays in (chosen, rejected)]
+        loss, _ = preference_objective(own[0], own[1], reference[0], reference[1], self.config.dpo_beta)
+        total = share.part * loss.mean()
+        return total * scale, Objective(total, total, None)
+
+    def _fact_loss(self, facts: Any, arrays: Arrays, scale: mx.array) -> tuple[mx.array, Objective]:
         objective = fact_objective(self.model, facts, arrays, self.config)
-        return objective.total, objective
+        return objective.total * scale, objective
 
-    def _text_step(self) -> tuple[Objective, dict[str, mx.array]]:
-        batch = next(self.batcher)
-        tokens, targets = mx.array(batch.tokens), mx.array(batch.targets)
-        if self._windows % self.config.reset_every == 0:
-            self._state = self._teacher_state = None
+    # -- gradients of one step ----------------------------------------------------------------------------------------
+
+    def _text_step(self, scale: mx.array) -> tuple[mx.array, mx.array, Any]:
+        """Loss, nats and gradients of the next batch, summed over this process's micro-batches."""
+        config, ranks = self.config, self.ranks
+        batch = next(self.source)
+        if isinstance(batch, TokenBatch) and (batch.fresh or self._windows % config.reset_every == 0):
+            self._carried = [None] * config.grad_accum_steps
+            self._teacher_carried = [None] * config.grad_accum_steps
         self._windows += 1
-        teacher_logits = None
-        if self.teacher is not None:
-            out = self.teacher.forward(tokens, self._teacher_state)
-            teacher_logits, self._teacher_state = out.logits, out.state
-        (_, objective), gradients = self._text(tokens, targets, self._state, teacher_logits)
-        self._state = objective.state
-        return objective, gradients
+        rows, micro = self.source.batch, config.micro_batch_size
+        share = Share(1.0 / max(1e-6, _total_weight(batch)) * ranks.size, ranks.size * micro / rows)
+        loss = nats = mx.array(0.0)
+        gradients: Any = None
+        for i in range(config.grad_accum_steps):
+            begin = (ranks.rank * config.grad_accum_steps + i) * micro
+            key = mx.random.key(_seed(config.seed, self.step, ranks.rank, i))
+            if isinstance(batch, PreferenceBatch):
+                pair = (_arrays(batch.chosen, begin, micro), _arrays(batch.rejected, begin, micro))
+                (_, objective), own = self._preference(*pair, share, key, scale)
+            else:
+                arrays = _arrays(batch, begin, micro)
+                teacher_logits = None
+                if self.teacher is not None:
+                    out = self.teacher.forward(arrays["tokens"], self._teacher_carried[i])
+                    teacher_logits = out.logits
+                    self._teacher_carried[i] = out.state if self._carries else None
+                (_, objective), own = self._language(arrays, self._carried[i], share, teacher_logits, key, scale)
+                self._carried[i] = objective.state if self._carries else None
+            gradients = own if gradients is None else tree_map(mx.add, gradients, own)
+            loss, nats = loss + objective.total, nats + objective.nats
+            if config.grad_accum_steps > 1:
+                mx.async_eval(gradients, loss, nats, self._carried)  # one micro-batch's activations at a time
+        return loss, nats, gradients
 
-    def _fact_step(self) -> tuple[Objective, dict[str, mx.array]]:
+    @property
+    def _carries(self) -> bool:
+        """Whether a window goes on from the state of the one before it."""
+        return isinstance(self.model, Ghost) and self.config.stage == "pretrain"
+
+    def _fact_step(self, scale: mx.array) -> tuple[mx.array, mx.array, Any]:
         config = self.config
+        seed = (config.seed, self.step, self.ranks.rank)
         # From few to many, so that the null fact's score holds at any number.
-        num_facts = max(1, round(config.num_facts / self._random.choice([1, 1, 3, 8])))
-        batch = self._generator.batch(config.fact_batch, config.seqlen, num_facts)
-        arrays = _with_text(batch, self._random_windows(config.fact_text))
-        (_, objective), gradients = self._facts(batch.pack(config.num_facts), arrays)
-        return objective, gradients
-
-    def _random_windows(self, rows: int) -> np.ndarray:
-        """(rows, seqlen + 1) bytes from anywhere in the text."""
-        begins = self._random.integers(0, self.batcher.num_bytes, rows)
-        length = self.config.seqlen + 1
-        return np.array([self.batcher.read(int(b), length) for b in begins], np.int32).reshape(rows, length)
+        few = int(np.random.default_rng(seed).choice([1, 1, 3, 8]))
+        generator = FactGenerator(_seed(*seed))
+        batch = generator.batch(config.fact_batch, self.source.seqlen, max(1, round(config.num_facts / few)))
+        arrays = _with_text(batch, next(self.plain)) if self.plain else batch.arrays()
+        (_, objective), gradients = self._facts(batch.pack(config.num_facts), arrays, scale)
+        return objective.total, objective.nats, gradients
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
-    def run(self) -> Iterator[StepReport]:
+    def run(
+        self, *, stop: Callable[[], bool] = lambda: False, pause: Callable[[int], bool] = lambda step: False
+    ) -> Iterator[StepReport]:
         """Train to the end of the schedule, reporting every step once it is known to be done.
 
-        One step is always in flight, so a report is of the step before the one just started. Stopping the iteration
-        early, by break or Ctrl-C, leaves a usable model.
+        While a report is looked at, the next step is being computed already, so the model may be ahead of it by one.
+        Ending the iteration early, by break or an exception, leaves a usable model.
+
+        Args:
+            stop: asked before every step; True ends the run, on all processes after the same step.
+            pause: asked with the number of a step; True keeps the next step from beginning until its report has been
+                looked at, so that model and :meth:`state` are exactly those after it.
         """
-        before = [(layer, layer.activation) for _, layer in self.model.codebook_layers()]
-        self.model.set_activation(self.config.precision)
+        precision = _Precision(self.model, self.config.precision)
+        gradient_checkpointing = getattr(self.model, "set_gradient_checkpointing", None)
+        if gradient_checkpointing is not None:
+            gradient_checkpointing(self.config.gradient_checkpointing)
+        self.model.train()
         try:
-            yield from self._steps()
+            yield from self._steps(stop, pause)
         finally:
-            for layer, activation in before:
-                layer.activation = activation
+            precision.restore()
 
-    def _steps(self) -> Iterator[StepReport]:
-        config = self.config
-        begin = time.perf_counter()
-        fact_steps = round(config.fact_share * config.steps) if config.steps else 0
-        step = text_bytes = 0
-        pending: tuple[StepReport, Objective] | None = None
+    def _steps(self, stop: Callable[[], bool], pause: Callable[[int], bool]) -> Iterator[StepReport]:
+        begin = time.perf_counter() - self.elapsed_s
+        pending: _Pending | None = None
+        last = time.perf_counter()
         while True:
-            elapsed = time.perf_counter() - begin
-            total_steps = (config.steps or 0) + fact_steps
-            progress = elapsed / config.seconds if config.seconds else step / total_steps
-            if progress >= 1:
+            self.elapsed_s = time.perf_counter() - begin
+            if self._progress() >= 1:
                 break
-            facts = progress < config.fact_share if config.seconds else step < fact_steps
-            facts = facts or self._random.random() < config.fact_mix
-            # Each phase has a whole schedule of its own.
-            first = config.fact_share if config.seconds else fact_steps / total_steps
-            within = progress / first if progress < first else (progress - first) / (1 - first)
-            rate = learning_rate(within, config.learning_rate, warmup=config.warmup, final_rate=config.final_rate)
-            objective, gradients = self._fact_step() if facts else self._text_step()
-            self.optimizer.update(self.model, gradients, rate)
-            mx.async_eval(objective, self.model.parameters(), self.optimizer.state)
-            step += 1
+            held = pending is not None and pause(pending.report.step)
+            if held or (pending is not None and self.ranks.size > 1):
+                assert pending is not None
+                report, stopping = self._finish(pending, last)
+                last, pending = time.perf_counter(), None
+                yield report
+                if stopping:
+                    return
+            if self.ranks.size == 1 and stop():
+                break
+            started = self._start(stop)
             if pending is not None:
-                yield self._finish(*pending)
-            report = StepReport(
-                step=step, progress=min(1.0, progress), phase="facts" if facts else "text", loss=0.0, bpb=0.0,
-                bytes_per_second=text_bytes / max(elapsed, 1e-9), learning_rate=rate, elapsed_s=elapsed,
-                remaining_s=max(0.0, elapsed / progress - elapsed) if progress > 0 else math.inf,
-            )  # fmt: skip
-            pending = (report, objective)
-            text_bytes += 0 if facts else config.batch * config.seqlen
+                report, _ = self._finish(pending, last)
+                last = time.perf_counter()
+                yield report
+            pending = started
         if pending is not None:
-            report, objective = pending
             mx.eval(self.model.parameters(), self.optimizer.state)
-            yield self._finish(replace(report, progress=1.0, remaining_s=0.0), objective)
+            yield self._finish(pending, last)[0]
 
-    def _finish(self, report: StepReport, objective: Objective) -> StepReport:
-        """Fill in what is known once the step has been computed."""
-        loss, nats = np.array(objective.total).item(), np.array(objective.nats).item()
-        return replace(report, loss=loss, bpb=nats / math.log(2))
+    def _start(self, stop: Callable[[], bool]) -> _Pending:
+        """Begin a step; its numbers are computed while the caller goes on."""
+        config = self.config
+        progress, facts_until = self._progress(), self._facts_until()
+        facts = progress < facts_until
+        if not facts and config.fact_mix:
+            facts = bool(np.random.default_rng((config.seed, self.step, 1)).random() < config.fact_mix)
+        rate = self._rate(progress, facts_until)
+        scale = self.loss_scale.value if self.loss_scale else 1.0
+        loss, nats, gradients = (self._fact_step if facts else self._text_step)(mx.array(scale))
+        gradients = self.ranks.mean(gradients)
+        norm = self.optimizer.norm(gradients) / scale
+        if self.loss_scale is None or self._in_range(norm):
+            self.optimizer.update(self.model, gradients, rate, norm, scale=scale)
+            if self.average:
+                self.average.update(self.model)
+        wish = mx.array(1.0 if self.ranks.size > 1 and stop() else 0.0)
+        shared = self.ranks.total(mx.stack([loss, nats, wish]))
+        numbers = mx.concatenate([shared[:2] / self.ranks.size, norm[None], shared[2:]])
+        mx.async_eval(numbers, self.model.parameters(), self.optimizer.state, self._carried)
+        self.step += 1
+        self.tokens += 0 if facts else self.source.batch * self.source.seqlen
+        remaining = self.elapsed_s / progress - self.elapsed_s if progress > 0 else math.inf
+        return _Pending(
+            StepReport(
+                step=self.step, progress=min(1.0, self._progress()), phase="facts" if facts else "text", loss=0.0,
+                nats=0.0, learning_rate=rate, grad_norm=0.0, tokens=self.tokens, step_s=0.0, elapsed_s=self.elapsed_s,
+                remaining_s=max(0.0, remaining),
+            ),
+            numbers,
+        )  # fmt: skip
+
+    def _in_range(self, norm: mx.array) -> bool:
+        """Note whether float16 gradients overflowed. Waits for them."""
+        assert self.loss_scale is not None
+        finite = math.isfinite(norm.item())
+        self.loss_scale.after(finite)
+        return finite
+
+    def _finish(self, pending: _Pending, last: float) -> tuple[StepReport, bool]:
+        """The report with what is known once the step has been computed, and whether some process wants to stop."""
+        loss, nats, norm, wish = np.array(pending.numbers).tolist()
+        step_s = time.perf_counter() - last
+        return replace(pending.report, loss=loss, nats=nats, grad_norm=norm, step_s=step_s), wish > 0
+
+    # -- the schedule -------------------------------------------------------------------------------------------------
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps of the whole run, facts first included; None where the clock decides."""
+        if self.config.total_steps is None:
+            return None
+        return self.config.total_steps + round(self.config.fact_share * self.config.total_steps)
+
+    def _progress(self) -> float:
+        if self.config.seconds is not None:
+            return self.elapsed_s / self.config.seconds
+        assert self.total_steps is not None
+        return self.step / self.total_steps
+
+    def _facts_until(self) -> float:
+        """Progress at which the fact batches alone end."""
+        if self.config.seconds is not None:
+            return self.config.fact_share
+        assert self.total_steps is not None and self.config.total_steps is not None
+        return (self.total_steps - self.config.total_steps) / self.total_steps
+
+    def _rate(self, progress: float, facts_until: float) -> float:
+        """Each phase has a whole schedule of its own."""
+        config = self.config
+        first = progress < facts_until
+        length = facts_until if first else 1 - facts_until
+        within = (progress if first else progress - facts_until) / length
+        if config.warmup_steps is None:
+            warmup = WARMUP
+        elif self.total_steps is not None:
+            # The first step moves already.
+            warmup = min(1.0, config.warmup_steps / (self.total_steps * length))
+            within = min(1.0, within + 1 / (self.total_steps * length)) if within < warmup else within
+        else:
+            rate = learning_rate(within, config.lr, config.final_lr, 0.0)
+            return min(rate, config.lr * (self.step + 1) / config.warmup_steps) if config.warmup_steps else rate
+        return learning_rate(within, config.lr, config.final_lr, warmup)
 
 
-def _with_text(batch: FactBatch, text: np.ndarray) -> dict[str, mx.array]:
+class _Precision:
+    """How a model computes while it is trained, and the way back."""
+
+    def __init__(self, model: Any, precision: str) -> None:
+        self._model = model
+        self._layers = [(layer, layer.activation) for _, layer in model.codebook_layers()]
+        self._dtype = model.compute_dtype
+        if precision != "float32":
+            on_cpu = mx.default_device() == mx.Device(mx.cpu)
+            if precision == "bfloat16" and on_cpu:
+                model.set_activation("bfloat16")  # CPUs gain by the products alone
+            else:
+                model.compute_dtype = {"bfloat16": mx.bfloat16, "float16": mx.float16}[precision]
+
+    def restore(self) -> None:
+        for layer, activation in self._layers:
+            layer.activation = activation
+        self._model.compute_dtype = self._dtype
+
+
+def _check(model: Any, source: BatchSource[Any], config: TrainSection, ranks: Ranks) -> None:
+    if model.is_packed:
+        raise ValueError("[Trainer] a packed model cannot be trained, load the one that was packed.")
+    rows = config.micro_batch_size * config.grad_accum_steps * ranks.size
+    if source.batch != rows:
+        raise ValueError(
+            f"[Trainer] the source does not fit the configuration, given batches of {source.batch} rows, allowed: "
+            f"micro_batch_size * grad_accum_steps * processes = {rows}."
+        )
+    run = getattr(source, "run", None)
+    if isinstance(model, Ghost) and run is not None and run != config.reset_every:
+        raise ValueError(
+            f"[Trainer] the source does not fit the configuration, given runs of {run} windows, allowed: reset_every = "
+            f"{config.reset_every}."
+        )
+    if config.seconds is not None and ranks.size > 1:
+        raise ValueError("[Trainer] processes cannot agree on the clock, given seconds, allowed: total_steps.")
+    if config.compile and isinstance(model, Ghost):
+        raise ValueError("[Trainer] compile is for transformers: the shapes of Ghost's carried state change every step.")
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def _arrays(batch: TokenBatch, begin: int, rows: int) -> Arrays:
+    named = {"tokens": batch.tokens, "targets": batch.targets, "weight": batch.weight}
+    return {name: mx.array(x[begin : begin + rows]) for name, x in named.items() if x is not None}
+
+
+def _total_weight(batch: TokenBatch | PreferenceBatch) -> float:
+    if isinstance(batch, PreferenceBatch):
+        return float(batch.chosen.tokens.shape[0])
+    return float(batch.targets.size if batch.weight is None else batch.weight.sum())
+
+
+def _with_text(batch: FactBatch, text: TokenBatch) -> Arrays:
     """The arrays of a fact batch with rows of plain text added, on which nothing is asked."""
-    shape = (len(text), text.shape[1] - 1)
+    tokens = np.concatenate([text.tokens, text.targets[:, -1:]], axis=1)
+    shape = text.targets.shape
     added = {
-        "tokens": text,
+        "tokens": tokens,
         "weight": np.full(shape, TEXT_WEIGHT, np.float32),
         "fact": np.full(shape, NOT_ASKED, np.int32),
         "start": np.zeros(shape, np.float32),
