@@ -12,6 +12,7 @@ import mlx.core as mx
 from mlx import nn
 
 EXIT_PEER_LOST = 75  # "try again later" of sysexits.h
+PEER_LOST = "another process of this run has ended, so this one ends too; go on from the last checkpoint with --resume auto"
 
 
 class Ranks:
@@ -45,11 +46,16 @@ class Ranks:
         """x summed over all processes."""
         return x if self._group is None else mx.distributed.all_sum(x, group=self._group)
 
-    def end_when_a_peer_is_lost(self, message: str) -> None:
-        """Let SIGTERM, which the launcher sends when another process has died, end this one with `message`.
+    def explained(self, error: RuntimeError) -> Exception:
+        """A ConnectionAbortedError in place of the engine's word for a lost process; other errors as they are."""
+        lost = self._group is not None and "peer was lost" in str(error)
+        return ConnectionAbortedError(f"[Ranks] {PEER_LOST}.") if lost else error
 
-        The main thread may wait for the dead process forever, where no handler written in Python would run. So a thread
-        waits for the signal instead.
+    def end_with_a_lost_peer(self) -> None:
+        """Let SIGTERM, which the launcher sends when another process has died, end this one with a word on it.
+
+        The main thread may wait for the dead process in the engine, where no handler written in Python would run. So a
+        thread waits for the signal instead.
         """
         if self._group is None:
             return
@@ -61,7 +67,7 @@ class Ranks:
         def wait() -> None:
             while number := os.read(reader, 1):
                 if number[0] == signal.SIGTERM:
-                    print(f"error: {message}", file=sys.stderr, flush=True)
+                    print(f"error: {PEER_LOST}", file=sys.stderr, flush=True)
                     os._exit(EXIT_PEER_LOST)
 
         threading.Thread(target=wait, daemon=True).start()

@@ -276,6 +276,8 @@ class Trainer:
         self.model.train()
         try:
             yield from self._steps(stop, pause)
+        except RuntimeError as error:
+            raise self.ranks.explained(error) from error
         finally:
             precision.restore()
 
