@@ -62,7 +62,9 @@ class Two(nn.Module):
 
 def gradients(model: nn.Module, seed: int = 4) -> dict[str, mx.array]:
     rng = np.random.default_rng(seed)
-    return {name: mx.array(rng.standard_normal(w.shape).astype(np.float32)) for name, w in tree_flatten(model.parameters())}
+    return {
+        name: mx.array(rng.standard_normal(w.shape).astype(np.float32)) for name, w in tree_flatten(model.parameters())
+    }
 
 
 def adamw(w: np.ndarray, g: np.ndarray, rate: float, decay: float, steps: int) -> np.ndarray:
@@ -79,7 +81,9 @@ def test_adamw_decays_matrices_alone_and_slows_codebooks():
     optimizer = Optimizer(model, weight_decay=0.1, max_grad_norm=0.0, codebook_rate=0.25)
     for _ in range(3):
         norm = update(optimizer, model, g, 0.01)
-    assert norm.item() == pytest.approx(np.sqrt(sum((np.array(x, np.float64) ** 2).sum() for x in g.values())), rel=1e-5)
+    assert norm.item() == pytest.approx(
+        np.sqrt(sum((np.array(x, np.float64) ** 2).sum() for x in g.values())), rel=1e-5
+    )
     for name, decay, rate in (("inner", 0.1, 0.01), ("head", 0.1, 0.01), ("scale", 0, 0.01), ("codebook", 0, 0.0025)):
         wanted = adamw(before[name], np.array(g[name], np.float64), rate, decay, 3)
         assert nrmse(np.array(model[name]), wanted) < 1e-5, name

@@ -12,7 +12,9 @@ import mlx.core as mx
 from mlx import nn
 
 EXIT_PEER_LOST = 75  # "try again later" of sysexits.h
-PEER_LOST = "another process of this run has ended, so this one ends too; go on from the last checkpoint with --resume auto"
+PEER_LOST = (
+    "another process of this run has ended, so this one ends too; go on from the last checkpoint with --resume auto"
+)
 
 
 class Ranks:

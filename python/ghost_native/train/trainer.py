@@ -432,7 +432,9 @@ def _check(model: Any, source: BatchSource[Any], config: TrainSection, ranks: Ra
     if config.seconds is not None and ranks.size > 1:
         raise ValueError("[Trainer] processes cannot agree on the clock, given seconds, allowed: total_steps.")
     if config.compile and isinstance(model, Ghost):
-        raise ValueError("[Trainer] compile is for transformers: the shapes of Ghost's carried state change every step.")
+        raise ValueError(
+            "[Trainer] compile is for transformers: the shapes of Ghost's carried state change every step."
+        )
 
 
 def _seed(*parts: int) -> int:

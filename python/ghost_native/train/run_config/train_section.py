@@ -66,7 +66,9 @@ class TrainSection(CheckedConfig):
     save_dir: str = key("checkpoints", "folder for the checkpoints, and for the logs unless log_path is given")
     log_path: str | None = key(None, "folder for logs and summaries; None for logs in save_dir")
     log_interval: int = key(25, "updates from one logged line to the next", low=1, unit="steps")
-    eval_interval: int = key(500, "updates from one score on held-out text to the next; 0 for never", low=0, unit="steps")
+    eval_interval: int = key(
+        500, "updates from one score on held-out text to the next; 0 for never", low=0, unit="steps"
+    )
     eval_batches: int = key(20, "batches of held-out text in such a score", low=1)
     ckpt_interval: int = key(2000, "updates from one checkpoint to the next", low=1, unit="steps")
     ckpt_keep: int = key(3, "newest checkpoints that are kept, besides the best", low=1)

@@ -1,0 +1,295 @@
+"""A whole training run: the loop with its scores, samples, logs and checkpoints, and the way back into it."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from ghost_native.train.checkpoint import MODEL_FILE, CheckpointFolder, Snapshot
+from ghost_native.train.logs import RunLog
+from ghost_native.train.memory import MemoryMonitor
+from ghost_native.train.run_config.train_section import TrainSection
+from ghost_native.train.trainer import StepReport, Trainer
+
+LOGS_FOLDER = "logs"
+
+
+class Watcher:
+    """What a run tells while it goes on; override what is of interest."""
+
+    def started(self, step: int) -> None:
+        """The run begins after `step` steps done, 0 for a new one."""
+
+    def stepped(self, report: StepReport) -> None:
+        """A step has been computed."""
+
+    def scored(self, step: int, bpb: float, best: bool) -> None:
+        """Held-out text has been scored."""
+
+    def sampled(self, step: int, prompt: str, text: str) -> None:
+        """A sample has been written."""
+
+    def saved(self, step: int, path: Path) -> None:
+        """A checkpoint is on the disk."""
+
+    def warned(self, message: str) -> None:
+        """Something went wrong that the run can live with."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to.
+
+    Attributes:
+        steps, tokens: done by all processes of the run together, earlier ones counted.
+        seconds: of training, likewise.
+        throughput: tokens per second.
+        loss: of the last step.
+        bpb, best_bpb, best_step: held-out bits per byte at the last score and at the best; None without scores.
+        peak_memory_bytes: most that MLX held at once, in this process.
+        interrupted: stopped before its end.
+        model_path, checkpoint_path: what was saved; None in processes that do not write.
+    """
+
+    steps: int
+    tokens: int
+    seconds: float
+    throughput: float
+    loss: float | None
+    bpb: float | None
+    best_bpb: float | None
+    best_step: int | None
+    peak_memory_bytes: int
+    interrupted: bool
+    model_path: str | None
+    checkpoint_path: str | None
+
+
+class Run:
+    """Trains, and writes down everything on the way.
+
+    Args:
+        trainer: with its model and data.
+        config: how often what is done, and where it goes.
+        score: held-out bits per byte of the model as it is; None for no scores.
+        sample: the continuation of a prompt; None for no samples.
+        byte_level: tokens are bytes, so that bits per token are bits per byte.
+        watcher: told what happens.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        config: TrainSection,
+        *,
+        score: Callable[[], float] | None = None,
+        sample: Callable[[str], str] | None = None,
+        byte_level: bool = True,
+        watcher: Watcher | None = None,
+    ) -> None:
+        self.trainer, self.config = trainer, config
+        self.score, self.sample, self.byte_level = score, sample, byte_level
+        self.watcher = watcher or Watcher()
+        self.folder = Path(config.save_dir)
+        self.logs = Path(config.log_path) if config.log_path else self.folder / LOGS_FOLDER
+        self.checkpoints = CheckpointFolder(self.folder, config.ckpt_keep)
+        self._writes = trainer.ranks.first
+        self._last_score: float | None = None
+        self._saved_at = -1
+
+    def resume(self, step: int | None = None) -> int:
+        """Go back to a checkpoint: of `step`, or the newest that is undamaged. The step, 0 when there is none.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint of `step`.
+            DamagedCheckpointError: that of `step` is damaged.
+            ValueError: the checkpoint is of a run with another configuration or other data.
+        """
+        damaged: list[Any] = []
+        snapshot: Snapshot | None
+        if step is None:
+            snapshot, damaged = self.checkpoints.newest()
+        else:
+            snapshot = self.checkpoints.load(step)
+        for error in damaged:
+            self.watcher.warned(f"{error}; going further back")
+        if snapshot is None:
+            return 0
+        path = self.checkpoints.path(snapshot.step) / MODEL_FILE
+        try:
+            self.trainer.model.load_weights(str(path))
+        except ValueError as error:
+            raise ValueError(f"[Run.resume] {path} is of another model: {error}.") from error
+        self.trainer.restore(snapshot.tree)
+        mx.eval(self.trainer.model.parameters())
+        if self._writes:
+            self.checkpoints.drop_after(snapshot.step)
+        self._saved_at, self._last_score = snapshot.step, snapshot.score
+        return snapshot.step
+
+    def train(self, stop: Callable[[], bool] = lambda: False) -> Summary:
+        """To the end of the schedule, or until `stop` returns True; saves where it ends.
+
+        Raises:
+            OSError: the model or last checkpoint could not be written. Checkpoints on the way only warn.
+        """
+        trainer, config = self.trainer, self.config
+        if self._writes:
+            self.checkpoints.clean()
+        log = RunLog(self.logs, step=trainer.step, tensorboard=self._tensorboard()) if self._writes else None
+        self.watcher.started(trainer.step)
+        monitor = MemoryMonitor()
+        report: StepReport | None = None
+        logged = (time.perf_counter(), trainer.tokens, trainer.step)
+        try:
+            for report in trainer.run(stop=stop, pause=self._due):
+                self.watcher.stepped(report)
+                if log is None:
+                    continue
+                if report.step % config.log_interval == 0 or report.step == 1:
+                    logged = self._log(log, report, monitor, logged)
+                if _every(config.eval_interval, report.step):
+                    self._score(log, report)
+                if _every(config.sample_interval, report.step):
+                    self._sample(log, report.step)
+                if _every(config.ckpt_interval, report.step):
+                    try:
+                        self._save()
+                    except OSError as error:
+                        self.watcher.warned(f"no checkpoint at step {report.step}: {error}; earlier ones are kept")
+            return self._end(log, report, stopped=stop())
+        finally:
+            if log is not None:
+                log.close()
+
+    # -- what happens at a step ---------------------------------------------------------------------------------------
+
+    def _due(self, step: int) -> bool:
+        config = self.config
+        return any(_every(each, step) for each in (config.eval_interval, config.sample_interval, config.ckpt_interval))
+
+    def _log(
+        self, log: RunLog, report: StepReport, monitor: MemoryMonitor, before: tuple[float, int, int]
+    ) -> tuple[float, int, int]:
+        use, warning = monitor.check()
+        if warning:
+            self.watcher.warned(warning)
+        now = time.perf_counter()
+        seconds, steps = now - before[0], report.step - before[2]
+        metrics: dict[str, float | int | str | None] = {
+            "step": report.step,
+            "phase": report.phase,
+            "loss": report.loss,
+            "bpb" if self.byte_level else "perplexity": report.bpt if self.byte_level else _exp(report.nats),
+            "learning_rate": report.learning_rate,
+            "grad_norm": report.grad_norm,
+            "tokens_processed": report.tokens,
+            "throughput": (report.tokens - before[1]) / max(seconds, 1e-9),
+            "step_time_sec": seconds / max(1, steps),
+            "elapsed_sec": report.elapsed_s,
+            **use.metrics(),
+        }
+        if self.trainer.loss_scale:
+            metrics["loss_scale"] = self.trainer.loss_scale.value
+        log.record("train", metrics)
+        return now, report.tokens, report.step
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """The model with the weights that are scored, sampled and exported."""
+        average = self.trainer.average
+        return average.applied(self.trainer.model) if average else nullcontext()
+
+    def _score(self, log: RunLog, report: StepReport) -> None:
+        if self.score is None:
+            return
+        with self._averaged(), _evaluating(self.trainer.model):
+            bpb = self.score()
+        best = self.checkpoints.best()
+        self._last_score = bpb
+        log.record("eval", {"step": report.step, "bpb": bpb, "elapsed_sec": report.elapsed_s,
+                            "tokens_processed": report.tokens})  # fmt: skip
+        self.watcher.scored(report.step, bpb, best is None or bpb < best.score)
+
+    def _sample(self, log: RunLog, step: int) -> None:
+        if self.sample is None:
+            return
+        with self._averaged(), _evaluating(self.trainer.model):
+            for prompt in self.config.sample_prompts:
+                text = self.sample(prompt)
+                log.text(prompt, text, step)
+                self.watcher.sampled(step, prompt, text)
+
+    def _save(self) -> None:
+        step = self.trainer.step
+        if step == self._saved_at:
+            return
+        path = self.checkpoints.save(self.trainer.model, Snapshot(step, self.trainer.state(), self._last_score))
+        self._saved_at = step
+        self.watcher.saved(step, path)
+
+    def _end(self, log: RunLog | None, report: StepReport | None, stopped: bool) -> Summary:
+        trainer = self.trainer
+        interrupted = stopped and (report is None or report.progress < 1)
+        model_path = checkpoint_path = None
+        if log is not None:
+            if report is not None and self.config.eval_interval and not interrupted:
+                if not _every(self.config.eval_interval, report.step):
+                    self._score(log, report)
+            self._save()
+            checkpoint_path = str(self.checkpoints.path(trainer.step))
+            model_path = str(self.folder / MODEL_FILE)
+            with self._averaged():
+                trainer.model.save(model_path)
+        best = self.checkpoints.best()
+        summary = Summary(
+            steps=trainer.step,
+            tokens=trainer.tokens,
+            seconds=trainer.elapsed_s,
+            throughput=trainer.tokens / max(trainer.elapsed_s, 1e-9),
+            loss=report.loss if report and math.isfinite(report.loss) else None,
+            bpb=self._last_score,
+            best_bpb=best.score if best else None,
+            best_step=best.step if best else None,
+            peak_memory_bytes=mx.get_peak_memory(),
+            interrupted=interrupted,
+            model_path=model_path,
+            checkpoint_path=checkpoint_path,
+        )
+        if log is not None:
+            log.summary(asdict(summary))
+        return summary
+
+    def _tensorboard(self) -> bool:
+        if importlib.util.find_spec("tensorboardX") is not None:
+            return True
+        self.watcher.warned("no TensorBoard events: pip install 'ghost-native[train]' for them")
+        return False
+
+
+class _evaluating:  # noqa: N801 - used as a function
+    """`with _evaluating(model):` nothing is dropped."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._before = model, model.training
+
+    def __enter__(self) -> None:
+        self._model.train(False)
+
+    def __exit__(self, *_: object) -> None:
+        self._model.train(self._before)
+
+
+def _every(interval: int, step: int) -> bool:
+    return interval > 0 and step % interval == 0
+
+
+def _exp(nats: float) -> float:
+    return math.exp(nats) if nats < 700 else math.inf
