@@ -7,11 +7,11 @@ import signal
 import sys
 
 import mlx.core as mx
-from tests.train.runs import TEXT, section, tiny, weights
 
 from ghost_native.data.batches import ByteBatcher
 from ghost_native.train import Trainer
 from ghost_native.train.ranks import Ranks
+from tests.train.runs import TEXT, section, tiny, weights
 
 
 def main(path: str, die_after: int = 0) -> None:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from mlx import nn, optimizers
 from mlx.utils import tree_flatten
-from tests.tolerances import nrmse
 
 from ghost_native.models import Ghost, GhostConfig
 from ghost_native.train.muon import Muon, orthogonalize
 from ghost_native.train.optimizer import Optimizer
+from tests.tolerances import nrmse
 
 
 @pytest.mark.parametrize("shape", [(31, 33), (64, 16), (16, 64), (1, 40)])

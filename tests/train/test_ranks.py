@@ -9,6 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+
 from tests.tolerances import nrmse
 
 ROOT = Path(__file__).resolve().parents[2]

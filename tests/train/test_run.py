@@ -13,13 +13,13 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from tests.train.runs import TEXT, same_weights, section, tiny, trainer, weights
 
 from ghost_native.models import Ghost
 from ghost_native.train import evaluate
 from ghost_native.train.checkpoint import MODEL_FILE, CheckpointFolder
 from ghost_native.train.logs import read_metrics
 from ghost_native.train.run import Run, Watcher
+from tests.train.runs import TEXT, same_weights, section, tiny, trainer, weights
 
 ROOT = Path(__file__).resolve().parents[2]
 

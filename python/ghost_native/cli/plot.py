@@ -51,7 +51,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--panels", nargs="+", choices=tuple(PANELS), default=SHOWN, metavar="PANEL",
                         help=f"of {', '.join(PANELS)} (default {' '.join(SHOWN)})")  # fmt: skip
     parser.add_argument("--smooth", type=number(float, 0, 0.999), default=0.9, metavar="X",
-                        help="share of the running mean kept at each point; 0 draws raw numbers (default 0.9)")  # fmt: skip
+                        help="share of the running mean kept at a point; 0: raw numbers (default 0.9)")  # fmt: skip
 
 
 def run(args: Arguments) -> int:

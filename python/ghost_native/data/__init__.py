@@ -15,12 +15,12 @@ from ghost_native.data.corpora import (
 )
 
 __all__ = [
-    "TokenBatch",
     "BatcherState",
     "ByteBatcher",
     "Corpus",
     "Document",
     "Skipped",
+    "TokenBatch",
     "baselines",
     "python_corpus",
     "read_corpus",

@@ -29,7 +29,7 @@ class LossScale:
         if not finite:
             if self.value == _SMALLEST:
                 raise FloatingPointError(
-                    "[LossScale] gradients are not finite whatever the loss scale; train in float32, or with a smaller lr"
+                    "[LossScale] gradients are not finite whatever the loss scale; use float32 or a smaller lr"
                 )
             self.value, self.good_steps = max(_SMALLEST, self.value / 2), 0
             self.overflows += 1

@@ -33,7 +33,7 @@ class Muon(optimizers.Muon):  # type: ignore[misc]
     it was built with.
     """
 
-    def _zeropower_via_newtonschulz5(self, X: mx.array, steps: int) -> mx.array:  # noqa: N803 - MLX's name
+    def _zeropower_via_newtonschulz5(self, X: mx.array, steps: int) -> mx.array:
         return orthogonalize(X, steps)
 
     def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> mx.array:

@@ -106,8 +106,8 @@ class Optimizer:
         if weights.keys() != known:
             changed = sorted(weights.keys() ^ known)
             raise ValueError(
-                f"[Optimizer.update] the trainable weights have changed since the optimizer was made, given {changed[0]!r} "
-                f"and {len(changed) - 1} others, allowed: the same ones; make a new optimizer after freezing."
+                "[Optimizer.update] the trainable weights have changed since the optimizer was made, given "
+                f"{changed[0]!r} and {len(changed) - 1} others, allowed: the same ones; make a new one after freezing."
             )
         limit = mx.minimum(self._max_norm / (norm + 1e-6), 1.0) if self._max_norm else mx.array(1.0)
         factor = limit / scale

@@ -240,9 +240,8 @@ class Run:
         interrupted = stopped and (report is None or report.progress < 1)
         model_path = checkpoint_path = None
         if log is not None:
-            if report is not None and self.config.eval_interval and not interrupted:
-                if not _every(self.config.eval_interval, report.step):
-                    self._score(log, report)
+            if report is not None and not interrupted and report.step % (self.config.eval_interval or report.step):
+                self._score(log, report)
             self._save()
             checkpoint_path = str(self.checkpoints.path(trainer.step))
             model_path = str(self.folder / MODEL_FILE)
@@ -274,7 +273,7 @@ class Run:
         return False
 
 
-class _evaluating:  # noqa: N801 - used as a function
+class _evaluating:
     """`with _evaluating(model):` nothing is dropped."""
 
     def __init__(self, model: Any) -> None:

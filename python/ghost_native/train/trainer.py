@@ -344,7 +344,7 @@ class Trainer:
     def _in_range(self, norm: mx.array) -> bool:
         """Note whether float16 gradients overflowed. Waits for them."""
         assert self.loss_scale is not None
-        finite = math.isfinite(norm.item())
+        finite = bool(mx.isfinite(norm).item())
         self.loss_scale.after(finite)
         return finite
 
