@@ -135,10 +135,7 @@ class Ghost(nn.Module):
         self.head = Linear(config.dim, 256, scale=0.5 * config.dim**-0.5)
         self._facts = FactStore(max_key=config.max_key, max_value=config.max_value)
         self._decoder = Decoder(GhostLayer)
-        self._checkpointing = False
-        self.compute_dtype = mx.float32
-        """Of the residual stream in :meth:`forward`, and with it of most arithmetic; weights and states of scans stay
-        float32. float16 and bfloat16 pay on GPUs."""
+        self._compute_dtype = "float32"
 
     # -- the function -------------------------------------------------------------------------------------------------
 
@@ -332,6 +329,21 @@ class Ghost(nn.Module):
         for _, layer in self.codebook_layers():
             layer.activation = activation
         return self
+
+    @property
+    def compute_dtype(self) -> mx.Dtype:
+        """Of the residual stream in :meth:`forward`, and with it of most arithmetic; weights and states of scans stay
+        float32. float16 and bfloat16 pay on GPUs.
+        """
+        dtype: mx.Dtype = getattr(mx, self._compute_dtype)
+        return dtype
+
+    @compute_dtype.setter
+    def compute_dtype(self, dtype: mx.Dtype) -> None:
+        names = {mx.float32: "float32", mx.float16: "float16", mx.bfloat16: "bfloat16"}  # a Dtype cannot be copied
+        if dtype not in names:
+            raise ValueError(f"[Ghost] unknown compute_dtype, given {dtype}, allowed: {', '.join(names.values())}.")
+        self._compute_dtype = names[dtype]
 
     @property
     def is_packed(self) -> bool:

@@ -6,13 +6,21 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
 
 from ghost_native import ops
 from ghost_native.data.corpora import Document
-from ghost_native.models.ghost import Ghost
+
+
+class Encoder(Protocol):
+    """A tokenizer, as far as scoring knows it."""
+
+    vocab_size: int
+
+    def encode(self, text: str | bytes) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,8 @@ class Evaluation:
     """How well a model predicts documents.
 
     Attributes:
-        bpb: bits per byte over all bytes; the first of a document, which nothing precedes, counts as 8 bits.
+        bpb: bits per byte over all bytes; the first token of a document, which nothing precedes, counts as one of
+            equally likely ones, a byte as 8 bits.
         num_bytes: bytes scored.
         seconds: wall-clock time.
         mean_depth: layers the average byte went through.
@@ -39,9 +48,10 @@ class Evaluation:
 
 
 def evaluate(
-    model: Ghost,
+    model: Any,
     documents: Sequence[Document],
     *,
+    tokenizer: Encoder | None = None,
     chunk: int = 1024,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -50,8 +60,9 @@ def evaluate(
     Args:
         model: packed or not; the stored facts are read.
         documents: whole documents.
-        chunk: bytes scored at once; it changes memory and speed, not the result.
-        progress: called with (bytes done, bytes in all) after every chunk.
+        tokenizer: of the model; None for one that reads bytes.
+        chunk: tokens scored at once; it changes memory and speed, not the result.
+        progress: called with (tokens done, tokens in all) after every chunk.
 
     Raises:
         ValueError: no bytes to score, or chunk below 1.
@@ -62,13 +73,16 @@ def evaluate(
     if chunk < 1:
         raise ValueError(f"[evaluate] chunk is out of range, given {chunk}, allowed: at least 1.")
     begin = time.perf_counter()
+    texts = [d.array() if tokenizer is None else tokenizer.encode(bytes(d.data)) for d in documents]
+    first = math.log(256 if tokenizer is None else tokenizer.vocab_size)
+    num_tokens = sum(len(text) for text in texts)
     nats, layer_bytes, fed, done = 0.0, 0.0, 0, 0
-    for document in documents:
-        data = mx.array(document.array()).astype(mx.int32)
-        nats += 8 * math.log(2) if len(document) else 0.0
+    for text in texts:
+        data = mx.array(text).astype(mx.int32)
+        nats += first if len(text) else 0.0
         state = model.init_state(1)
-        for at in range(0, len(document) - 1, chunk):
-            end = min(at + chunk, len(document) - 1)
+        for at in range(0, len(text) - 1, chunk):
+            end = min(at + chunk, len(text) - 1)
             out = model.forward(data[None, at:end], state)
             state = out.state
             loss = ops.cross_entropy(out.logits, data[None, at + 1 : end + 1]).sum()
@@ -77,8 +91,8 @@ def evaluate(
             layer_bytes += sum(out.routed) * (end - at)
             fed += end - at
             if progress is not None:
-                progress(done + end + 1, total)
-        done += len(document)
+                progress(done + end + 1, num_tokens)
+        done += len(text)
     depth = layer_bytes / fed if fed else float(len(model.layers))
     return Evaluation(
         bpb=nats / math.log(2) / total,
