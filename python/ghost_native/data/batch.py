@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -58,7 +58,7 @@ class BatchSource(Protocol[B_co]):
     batch: int
     seqlen: int
 
-    def __iter__(self) -> BatchSource[B_co]: ...
+    def __iter__(self) -> Iterator[B_co]: ...
 
     def __next__(self) -> B_co: ...
 
