@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ghost_native.models.checked import CheckedConfig
+from ghost_native.models.checked import CheckedConfig, Rule
+from ghost_native.models.keys import key
 from ghost_native.nn.linear import WeightMode
 
 if TYPE_CHECKING:
@@ -14,70 +15,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GhostConfig(CheckedConfig):
-    """Everything that fixes a Ghost's shape and behaviour.
+    """Everything that fixes a Ghost's shape and behaviour."""
 
-    Attributes:
-        dim: width of the hidden state, a multiple of 16.
-        num_layers: number of layers.
-        dstate: states per channel of the selective scan.
-        expand: inner width of a Mamba block, in multiples of dim.
-        conv_width: width of the causal convolutions, 2 to 4.
-        dt_rank: rank of the step-size projection; None for max(16, dim // 16).
-        ffn_mult: inner width of the feed-forward block, in multiples of dim.
-        attention_layers: layers with sparse attention; those past the last layer are left out.
-        memory_layers: layers before which stored facts are read, likewise; if none is left, the last layer.
-        stride: window and spacing of the sparse attention.
-        head_dim: width of an attention head.
-        weights: "codebook" for 2-bit weights, "float" for an unquantized twin.
-        routing: skip layers per byte. Off, every byte goes through every layer.
-        max_depth: deepest a byte may go; None for num_layers.
-        min_depth: layers every byte goes through.
-        threshold: bytes whose surprise is below it stop at min_depth.
-        num_specials: token values from 256 on, besides the bytes; they may be fed but are not predicted.
-        max_key, max_value: longest fact key and value, in bytes.
-    """
+    dim: int = key(256, "width of the hidden state", multiple_of=16)
+    num_layers: int = key(6, "number of layers", low=1)
+    dstate: int = key(16, "states per channel of the selective scan", low=1)
+    expand: int = key(2, "inner width of a Mamba block, in multiples of dim", low=1)
+    conv_width: int = key(4, "width of the causal convolutions", low=2, high=4, unit="bytes")
+    dt_rank: int | None = key(None, "rank of the step-size projection; None for max(16, dim // 16)", multiple_of=16)
+    ffn_mult: int = key(4, "inner width of the feed-forward block, in multiples of dim", low=1)
+    attention_layers: tuple[int, ...] = key(
+        (3, 5), "layers with sparse attention, counted from 0; those past the last layer are left out", low=0
+    )
+    memory_layers: tuple[int, ...] = key(
+        (2, 4), "layers before which stored facts are read, likewise; if none is left, the last layer", low=0
+    )
+    stride: int = key(128, "window and spacing of the sparse attention", low=1, unit="bytes")
+    head_dim: int = key(64, "width of an attention head", low=1)
+    weights: WeightMode = key("codebook", "codebook for 2-bit weights, float for an unquantized twin")
+    routing: bool = key(False, "skip layers per byte; off, every byte goes through every layer")
+    max_depth: int | None = key(None, "deepest a byte may go; None for num_layers", low=1, unit="layers")
+    min_depth: int = key(1, "layers every byte goes through", low=1, unit="layers")
+    threshold: float = key(0.5, "bytes whose surprise is below it stop at min_depth", low=0, high=1)
+    num_specials: int = key(
+        0, "token values from 256 on, besides the bytes; they may be fed but are not predicted", low=0
+    )
+    max_key: int = key(64, "longest key of a fact", low=1, unit="bytes")
+    max_value: int = key(63, "longest value of a fact", low=1, unit="bytes")
 
-    dim: int = 256
-    num_layers: int = 6
-    dstate: int = 16
-    expand: int = 2
-    conv_width: int = 4
-    dt_rank: int | None = None
-    ffn_mult: int = 4
-    attention_layers: tuple[int, ...] = (3, 5)
-    memory_layers: tuple[int, ...] = (2, 4)
-    stride: int = 128
-    head_dim: int = 64
-    weights: WeightMode = "codebook"
-    routing: bool = False
-    max_depth: int | None = None
-    min_depth: int = 1
-    threshold: float = 0.5
-    num_specials: int = 0
-    max_key: int = 64
-    max_value: int = 63
-
-    def __post_init__(self) -> None:
-        for name in ("attention_layers", "memory_layers"):  # lists come from JSON
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in (
-            "dim", "num_layers", "dstate", "expand", "ffn_mult", "stride", "head_dim", "min_depth", "max_key",
-            "max_value",
-        ):  # fmt: skip
-            self._require(getattr(self, name) >= 1, name, "at least 1")
-        self._require(self.dim % 16 == 0, "dim", "a multiple of 16")
-        self._require(self.dim % min(self.head_dim, self.dim) == 0, "head_dim", f"a divisor of dim = {self.dim}")
-        self._require(self.dstate <= 256, "dstate", "at most 256")
-        self._require(2 <= self.conv_width <= 4, "conv_width", "2 to 4")
-        self._require(self.dt_rank is None or (self.dt_rank > 0 and self.dt_rank % 16 == 0), "dt_rank",
-                      "None or a multiple of 16")  # fmt: skip
-        self._require(self.weights in ("codebook", "float"), "weights", "'codebook' or 'float'")
-        self._require(0.0 <= self.threshold <= 1.0, "threshold", "0 to 1")
-        self._require(self.num_specials >= 0, "num_specials", "0 or more")
-        self._require(1 <= self.depth_limit <= self.num_layers, "max_depth", f"1 to num_layers = {self.num_layers}")
-        self._require(self.min_depth <= self.depth_limit, "min_depth", f"at most max_depth = {self.depth_limit}")
-        for name in ("attention_layers", "memory_layers"):
-            self._require(all(l >= 0 for l in getattr(self, name)), name, "layer numbers from 0 on")
+    RULES = (
+        Rule("dstate", "at most 256", lambda c: c.dstate <= 256),
+        Rule("head_dim", "a divisor of dim = {dim}", lambda c: c.dim % min(c.head_dim, c.dim) == 0),
+        Rule("max_depth", "1 to num_layers = {num_layers}", lambda c: c.depth_limit <= c.num_layers),
+        Rule("min_depth", "at most max_depth = {depth_limit}", lambda c: c.min_depth <= c.depth_limit),
+    )
 
     @property
     def depth_limit(self) -> int:

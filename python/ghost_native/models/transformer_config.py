@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ghost_native.models.checked import CheckedConfig
+from ghost_native.models.checked import CheckedConfig, Rule
+from ghost_native.models.keys import key
 from ghost_native.nn.linear import WeightMode
 
 if TYPE_CHECKING:
@@ -16,50 +17,38 @@ HIDDEN_UNIT = 16  # the feed-forward block's inner width is a multiple of it, as
 
 @dataclass(frozen=True)
 class TransformerConfig(CheckedConfig):
-    """Everything that fixes a transformer's shape and behaviour.
+    """Everything that fixes a transformer's shape and behaviour."""
 
-    Attributes:
-        vocab_size: number of token values; 256 for bytes.
-        n_layers: number of blocks.
-        d_model: width of the hidden state.
-        n_heads: attention heads, a divisor of d_model; the width of a head is even.
-        mlp_multiple: inner width of the feed-forward block, in multiples of d_model, rounded to a multiple of 16.
-        dropout: share of the values of the embedding and of every block's two branches dropped in training.
-        max_seq_len: longest context; longer texts go on in a context of the last tokens, see `Transformer.step`.
-        rope_theta: base of the wavelengths of the rotary position embedding.
-        ffn_activation: "silu" for SwiGLU (three matrices), "gelu" for a plain block (two).
-        norm_eps: added to the mean square in RMSNorm.
-        tie_embeddings: the head multiplies by the embedding's matrix.
-        weights: "codebook" for 2-bit weights in all blocks, "float" for plain ones. Embedding and head are float.
-    """
+    vocab_size: int = key(32000, "token values; 256 for bytes, 262 with the special tokens of chats", low=1)
+    n_layers: int = key(12, "number of blocks", low=1)
+    d_model: int = key(768, "width of the hidden state", low=1)
+    n_heads: int = key(12, "attention heads, which share d_model evenly", low=1)
+    mlp_multiple: float = key(
+        4.0, "inner width of the feed-forward block, in multiples of d_model, rounded to a multiple of 16",
+        above=0, high=64,
+    )  # fmt: skip
+    dropout: float = key(
+        0.1, "share of the embedding and of every block's two branches dropped in training", low=0, below=1
+    )
+    max_seq_len: int = key(
+        4096, "longest context; longer texts go on in a context of the last tokens", low=1, unit="tokens"
+    )
+    rope_theta: float = key(10000.0, "base of the wavelengths of the rotary position embedding", above=0)
+    ffn_activation: Literal["silu", "gelu"] = key(
+        "silu", "silu for SwiGLU with its three matrices, gelu for a plain block of two"
+    )
+    norm_eps: float = key(1e-5, "added to the mean square in RMSNorm", above=0, below=1)
+    tie_embeddings: bool = key(True, "the head multiplies by the embedding's matrix")
+    weights: WeightMode = key(
+        "float", "codebook for 2-bit weights in all blocks, float for plain ones; embedding and head are float"
+    )
 
-    vocab_size: int = 32000
-    n_layers: int = 12
-    d_model: int = 768
-    n_heads: int = 12
-    mlp_multiple: float = 4.0
-    dropout: float = 0.1
-    max_seq_len: int = 4096
-    rope_theta: float = 10000.0
-    ffn_activation: Literal["silu", "gelu"] = "silu"
-    norm_eps: float = 1e-5
-    tie_embeddings: bool = True
-    weights: WeightMode = "float"
-
-    def __post_init__(self) -> None:
-        for name in ("vocab_size", "n_layers", "d_model", "n_heads", "max_seq_len"):
-            self._require(getattr(self, name) >= 1, name, "at least 1")
-        self._require(self.weights in ("codebook", "float"), "weights", "'codebook' or 'float'")
-        self._require(self.weights == "float" or self.d_model % HIDDEN_UNIT == 0, "d_model",
-                      f"a multiple of {HIDDEN_UNIT} with weights = 'codebook'")  # fmt: skip
-        self._require(self.d_model % self.n_heads == 0, "n_heads", f"a divisor of d_model = {self.d_model}")
-        self._require(self.head_dim % 2 == 0, "n_heads", f"a divisor of d_model / 2 = {self.d_model / 2:g}, so that "
-                      "heads have an even width")  # fmt: skip
-        self._require(0 < self.mlp_multiple <= 64, "mlp_multiple", "more than 0, at most 64")
-        self._require(0 <= self.dropout < 1, "dropout", "0 to below 1")
-        self._require(self.rope_theta > 0, "rope_theta", "more than 0")
-        self._require(self.ffn_activation in ("silu", "gelu"), "ffn_activation", "'silu' or 'gelu'")
-        self._require(0 < self.norm_eps < 1, "norm_eps", "between 0 and 1")
+    RULES = (
+        Rule("d_model", f"a multiple of {HIDDEN_UNIT}",
+             lambda c: c.weights == "float" or c.d_model % HIDDEN_UNIT == 0, where="weights is 'codebook'"),
+        Rule("n_heads", "a divisor of d_model = {d_model}", lambda c: c.d_model % c.n_heads == 0),
+        Rule("n_heads", "a number of heads of even width out of d_model = {d_model}", lambda c: c.head_dim % 2 == 0),
+    )  # fmt: skip
 
     @property
     def head_dim(self) -> int:

@@ -92,7 +92,7 @@ def _weights(
     q: Float, keys: Float, count: npt.ArrayLike, num_heads: int, stride: int
 ) -> Iterator[tuple[int, slice, Float]]:
     """For every sequence and head: which sequence, the head's columns, the softmax (seqlen, all keys)."""
-    batch, seqlen, dim = q.shape
+    seqlen, dim = q.shape[1:]
     width, far = dim // num_heads, keys.shape[1] - stride - seqlen
     for b, rows_before in enumerate(np.asarray(count).astype(np.int64).tolist()):
         seen, distance = _past(rows_before, seqlen, stride, far)
