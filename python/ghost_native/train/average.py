@@ -20,14 +20,12 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights: dict[str, mx.array] = {
-            name: mx.array(w) for name, w in tree_flatten(model.trainable_parameters())
-        }
+        self.weights: dict[str, mx.array] = dict(tree_flatten(model.trainable_parameters()))
 
     def update(self, model: nn.Module) -> None:
-        for name, w in tree_flatten(model.trainable_parameters()):
-            average = self.weights[name]
-            self.weights[name] = average + (1.0 - self.decay) * (w - average)
+        own: dict[str, mx.array] = dict(tree_flatten(model.trainable_parameters()))
+        for name, average in self.weights.items():
+            self.weights[name] = average + (1.0 - self.decay) * (own[name] - average)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

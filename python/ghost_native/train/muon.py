@@ -26,7 +26,7 @@ def orthogonalize(x: mx.array, steps: int = 5) -> mx.array:
     return x.T if tall else x
 
 
-class Muon(optimizers.Muon):  # type: ignore[misc]
+class Muon(optimizers.Muon):
     """MLX's Muon but for two things: weights decay apart from the gradient, and the iteration runs on `dense_matmul`.
 
     MLX adds the decay to the gradient, where orthogonalization takes away its size; its products are those of the BLAS
@@ -40,6 +40,7 @@ class Muon(optimizers.Muon):  # type: ignore[misc]
         decay, self.weight_decay = self.weight_decay, 0.0
         try:
             decayed = parameter * (1.0 - self.learning_rate * decay) if decay else parameter
-            return super().apply_single(gradient, decayed, state)
+            updated: mx.array = super().apply_single(gradient, decayed, state)
+            return updated
         finally:
             self.weight_decay = decay

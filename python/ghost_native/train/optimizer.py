@@ -82,7 +82,8 @@ class Optimizer:
 
     def norm(self, gradients: dict[str, Any]) -> mx.array:
         """The norm of all gradients together, a scalar."""
-        return ops.global_norm([g for _, g in tree_flatten(gradients)])
+        named: dict[str, mx.array] = dict(tree_flatten(gradients))
+        return ops.global_norm(list(named.values()))
 
     def update(
         self, model: nn.Module, gradients: dict[str, Any], rate: float, norm: mx.array, *, scale: float = 1.0
