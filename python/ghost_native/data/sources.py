@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +15,7 @@ from ghost_native.data.preference import PreferenceSource
 from ghost_native.data.prefetch import Prefetched
 from ghost_native.data.readers import NAMED_TABLES, TABLES, file_reader
 from ghost_native.data.rows import Reader, RowStream
+from ghost_native.data.selection import Selection
 from ghost_native.data.shard_source import ShardSource
 from ghost_native.data.shards import MANIFEST, Shards
 from ghost_native.data.tokenizer import Tokenizer
@@ -94,6 +95,9 @@ def open_source(
     seed: int = 0,
     run: int = 1,
     packing: bool = True,
+    fields: Mapping[str, str] | None = None,
+    heldout_share: float = 0.0,
+    heldout: bool = False,
 ) -> tuple[BatchSource[TokenBatch] | BatchSource[PreferenceBatch], list[Skipped]]:
     """The source of batches that a configuration's data keys describe, and the files it leaves out.
 
@@ -106,6 +110,8 @@ def open_source(
             The batches are the same.
         run: batches for which rows continue, for "pretrain".
         packing: several conversations a row, for "sft".
+        fields: names of fields by the names they have in the dataset, see `Selection`.
+        heldout_share, heldout: the share of the rows that is held out, and whether these are wanted or the others.
 
     Raises:
         As the source and the reader; ValueError: another stage, or shards for a stage other than "pretrain".
@@ -126,7 +132,9 @@ def open_source(
         reader, skipped = open_reader(
             dataset, config=config, split=split, streaming=streaming, cache_dir=cache_dir, seed=seed
         )
-        rows = RowStream(reader, seed, shuffle_buffer)
+        if fields or heldout_share or heldout:
+            reader = Selection(reader, fields, heldout_share, heldout=heldout)
+        rows = RowStream(reader, seed, max(1, shuffle_buffer))
         if stage == "pretrain":
             source = PackedSource(
                 rows, tokenizer, batch, seqlen, text_field=text_field, run=run, num_threads=max(1, num_workers)

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 from mlx import nn
-from mlx.utils import tree_flatten
 
 from ghost_native import ops
 from ghost_native.models import checkpoint
+from ghost_native.models.codebook_model import CodebookModel
 from ghost_native.models.config import GhostConfig
 from ghost_native.models.decode import Decoder
 from ghost_native.models.state import GhostState, LayerState, MemoryStream
@@ -37,7 +37,7 @@ from ghost_native.nn.attention import SparseAttention
 from ghost_native.nn.fact_memory import FactAddress, FactMemory, FactStore, FactTable
 from ghost_native.nn.fact_store import FactBytes
 from ghost_native.nn.feed_forward import FeedForward
-from ghost_native.nn.linear import Activation, CodebookLinear, Linear
+from ghost_native.nn.linear import Linear
 from ghost_native.nn.mamba import Mamba
 from ghost_native.nn.norm import RMSNorm
 from ghost_native.nn.router import Route, Router
@@ -105,7 +105,7 @@ class GhostLayer(nn.Module):
         return h + self.ffn(x), new_state
 
 
-class Ghost(nn.Module):
+class Ghost(CodebookModel):
     """Ghost v6. ``model(tokens)`` gives logits for the byte after each position.
 
     Args:
@@ -135,7 +135,6 @@ class Ghost(nn.Module):
         self.head = Linear(config.dim, 256, scale=0.5 * config.dim**-0.5)
         self._facts = FactStore(max_key=config.max_key, max_value=config.max_value)
         self._decoder = Decoder(GhostLayer)
-        self._compute_dtype = "float32"
 
     # -- the function -------------------------------------------------------------------------------------------------
 
@@ -290,76 +289,12 @@ class Ghost(nn.Module):
 
     # -- weights ------------------------------------------------------------------------------------------------------
 
-    def codebook_layers(self) -> list[tuple[str, CodebookLinear]]:
-        """The layers with 2-bit weights, with their names."""
-        return [
-            (name, m)
-            for name, m in self.named_modules()
-            if isinstance(m, CodebookLinear) and self.config.weights == "codebook"
-        ]
-
-    def weights(self) -> dict[str, mx.array]:
-        """All weights as they are held now, by name."""
-        named: Any = tree_flatten(self.parameters())
-        return dict(named)
-
-    def count_params(self) -> int:
-        """Weights of the model, packed or not. Codebooks are counted apart, by :meth:`count_codebook_params`."""
-        packed = sum(m.num_weights for _, m in self.codebook_layers() if m.is_packed)
-        held = self.weights().items()
-        return packed + sum(w.size for name, w in held if not name.endswith((".codebook", ".codes")))
-
-    def count_codebook_params(self) -> int:
-        """Levels in all codebooks."""
-        return sum(m.codebook.size for _, m in self.codebook_layers())
-
-    def pack(self) -> Self:
-        """Hold every codebook layer as 2-bit codes, in place. Logits stay the same bit for bit; training ends here."""
-        for _, layer in self.codebook_layers():
-            layer.pack()
-        return self
-
-    def set_activation(self, activation: Activation) -> Self:
-        """How CPUs multiply by the 2-bit weights, in place: "float32" (exact, as at first), "bfloat16" or "int8".
-
-        bfloat16 takes half the time where the CPU has instructions for it, in training as well; int8 a third, for
-        packed weights only. Products are then off by about 0.2 % and 1 %, which moves bpb in the third decimal. Single
-        steps of a stream, GPUs and CPUs without such instructions compute in float32.
-        """
-        for _, layer in self.codebook_layers():
-            layer.activation = activation
-        return self
-
-    @property
-    def compute_dtype(self) -> mx.Dtype:
-        """Of the residual stream in :meth:`forward`, and with it of most arithmetic; weights and states of scans stay
-        float32. float16 and bfloat16 pay on GPUs.
-        """
-        dtype: mx.Dtype = getattr(mx, self._compute_dtype)
-        return dtype
-
-    @compute_dtype.setter
-    def compute_dtype(self, dtype: mx.Dtype) -> None:
-        names = {mx.float32: "float32", mx.float16: "float16", mx.bfloat16: "bfloat16"}  # a Dtype cannot be copied
-        if dtype not in names:
-            raise ValueError(f"[Ghost] unknown compute_dtype, given {dtype}, allowed: {', '.join(names.values())}.")
-        self._compute_dtype = names[dtype]
-
-    @property
-    def is_packed(self) -> bool:
-        layers = self.codebook_layers()
-        return bool(layers) and all(m.is_packed for _, m in layers)
-
     def packed_bits_per_weight(self) -> float:
         """Bits each weight of the codebook layers takes once packed, codebooks included."""
         if not self.is_packed:
             raise ValueError("[Ghost.packed_bits_per_weight] the model is not packed, call pack() first.")
         layers = [m for _, m in self.codebook_layers()]
         return sum(m.packed_bits() for m in layers) / sum(m.num_weights for m in layers)
-
-    def nbytes(self) -> int:
-        """Bytes of all weights as they are held now."""
-        return sum(w.nbytes for w in self.weights().values())
 
     def save(self, path: str | Path) -> None:
         """Write weights, configuration and facts to one .safetensors file, atomically."""

@@ -138,7 +138,7 @@ class Transformer(CodebookModel):
 
     def init_state(self, batch: int = 1) -> TransformerState:
         """The state before the first token of `batch` streams."""
-        dtype = self.embedding.weight.dtype
+        dtype = self.compute_dtype
         return TransformerState(
             tokens=mx.zeros((batch, 0), dtype=mx.int32),
             count=0,
@@ -216,7 +216,8 @@ class Transformer(CodebookModel):
             tokens = held[:, count : count + seqlen]
         keys = [None] * (len(self.layers) + 1) if key is None else mx.random.split(key, len(self.layers) + 1)
         rotary = self._rotary.rows(count, count + seqlen)
-        h = dropout(ops.embedding(self.embedding.weight, tokens), self.config.dropout, keys[0])
+        h = ops.embedding(self.embedding.weight, tokens).astype(self.compute_dtype)
+        h = dropout(h, self.config.dropout, keys[0])
         layers: list[KeyValues] = []
         for l, layer in enumerate(self.layers):
             past = None if state is None else state["layers"][l]

@@ -1,0 +1,328 @@
+"""From a configuration to everything a run is made of: model, tokenizer, data, scores and samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ghost_native.data.batch import BatchSource, PreferenceBatch, TokenBatch
+from ghost_native.data.batches import ByteBatcher
+from ghost_native.data.corpora import Corpus, Document, Skipped, python_corpus, read_corpus, read_documents
+from ghost_native.data.readers import JSON_LINES, kind_of
+from ghost_native.data.sources import is_shards, open_source
+from ghost_native.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from ghost_native.models.config import GhostConfig
+from ghost_native.models.export import load_model
+from ghost_native.models.ghost import Ghost
+from ghost_native.models.transformer import Transformer
+from ghost_native.train.checkpoint import MODEL_FILE, CheckpointFolder
+from ghost_native.train.evaluate import evaluate
+from ghost_native.train.objective import log_likelihood, preference_objective
+from ghost_native.train.ranks import ALONE, Ranks
+from ghost_native.train.run import Run, Watcher
+from ghost_native.train.run_config import RunConfig
+from ghost_native.train.trainer import Trainer
+
+PYTHON = "python"  # as a dataset: the running Python's own text
+CHECK_BYTES = 24_000  # of held-out documents that are scored on the way
+_PLAIN_SEED = 1 << 20  # the order of the text beside facts is another than that of the batches
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run reads.
+
+    Attributes:
+        source: batches to train on.
+        plain: text beside questions about facts, None where there is none.
+        heldout: whole documents held out, for plain files.
+        heldout_source: makes the source of held-out batches, for everything else; None where nothing is held out.
+        skipped: files that are not used, and why.
+        describe: one line for people.
+    """
+
+    source: BatchSource[Any]
+    plain: BatchSource[TokenBatch] | None
+    heldout: list[Document]
+    heldout_source: Callable[[], BatchSource[Any]] | None
+    skipped: list[Skipped]
+    describe: str
+
+
+def build_model(config: RunConfig) -> Ghost | Transformer:
+    """A fresh model, or the one at ``train.checkpoint_path``.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: it is packed, or another model than the configuration says.
+    """
+    path = config.train.checkpoint_path
+    if path is None:
+        if isinstance(config.model, GhostConfig):
+            return Ghost(config.model, seed=config.train.seed)
+        return Transformer(config.model, seed=config.train.seed)
+    model = load_model(_model_file(Path(path)))
+    if model.config != config.model:
+        raise ValueError(
+            f"[build_model] {path} is another model than the configuration says: {_difference(model, config)}"
+        )
+    if model.is_packed:
+        raise ValueError(f"[build_model] {path} is packed to 2 bits, which cannot be trained; name one saved unpacked.")
+    return model
+
+
+def _model_file(path: Path) -> Path:
+    """A file of a model, or the model in the folder of a run: as exported at its end, else its newest checkpoint."""
+    if not path.is_dir() or (path / "config.json").exists():
+        return path
+    if (path / MODEL_FILE).exists():
+        return path / MODEL_FILE
+    folder = CheckpointFolder(path)
+    steps = folder.steps()
+    return folder.path(steps[-1]) / MODEL_FILE if steps else path
+
+
+def _difference(model: Ghost | Transformer, config: RunConfig) -> str:
+    given, wanted = model.config.to_dict(), config.model.to_dict()
+    if given.keys() != wanted.keys():
+        return f"given a {type(model).__name__}, allowed: a {config.model_type}."
+    name = next(name for name in given if given[name] != wanted[name])
+    return f"given model.{name} = {given[name]!r}, allowed: {wanted[name]!r}."
+
+
+def build_tokenizer(config: RunConfig) -> Tokenizer:
+    """Bytes, or the SentencePiece model at ``train.tokenizer_path``, checked against the model's vocabulary.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: as of `load_tokenizer`.
+        ValueError: the vocabulary is larger than the model's.
+    """
+    path = config.train.tokenizer_path
+    if isinstance(config.model, GhostConfig):
+        return ByteTokenizer(byte_end=True)
+    vocab = config.model.vocab_size
+    if path is None:
+        return ByteTokenizer(byte_end=vocab < ByteTokenizer().vocab_size)
+    tokenizer = load_tokenizer(path)
+    if tokenizer.vocab_size > vocab:
+        raise ValueError(
+            f"[build_tokenizer] {path} has {tokenizer.vocab_size} tokens, the model {vocab}; set model.vocab_size to "
+            f"{tokenizer.vocab_size} or train a smaller tokenizer."
+        )
+    return tokenizer
+
+
+def build_data(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks = ALONE) -> Data:
+    """The batches that the configuration describes.
+
+    Raises:
+        FileNotFoundError, ImportError: as of the readers.
+        ValueError: no data is named, or as of the readers.
+    """
+    data, train = config.data, config.train
+    if not data.paths and data.dataset is None:
+        raise ValueError(
+            "[build_data] no data is named, given neither data.paths nor data.dataset, allowed: files and folders, a "
+            f"dataset of HuggingFace, or dataset: {PYTHON} for this Python's own text."
+        )
+    rows = train.micro_batch_size * train.grad_accum_steps * ranks.size
+    if train.stage == "pretrain" and tokenizer.kind != "sentencepiece" and _is_plain(config):
+        return _plain_files(config, rows)
+    return _any_source(config, tokenizer, rows)
+
+
+def _is_plain(config: RunConfig) -> bool:
+    """Whether the data are files taken byte for byte, where any place can be read at once."""
+    data = config.data
+    if data.dataset is not None:
+        return data.dataset == PYTHON
+    if data.format in ("jsonl", "shards"):
+        return False
+    if data.format == "text":
+        return True
+    if is_shards(data.paths):
+        return False
+    return not any(_holds_records(Path(path)) for path in data.paths)
+
+
+def _holds_records(path: Path) -> bool:
+    endings = (*JSON_LINES, ".parquet", ".arrow", ".gz", ".zst")
+    if path.is_dir():
+        return any(file.suffix in endings or kind_of(file) in endings for file in path.rglob("*") if file.is_file())
+    return path.suffix in endings or kind_of(path) in endings
+
+
+def _plain_files(config: RunConfig, rows: int) -> Data:
+    data, train = config.data, config.train
+    if data.dataset == PYTHON:
+        corpus = python_corpus()
+    elif data.heldout_paths:
+        corpus = read_corpus(data.paths, heldout_fraction=0)
+        heldout, skipped = read_documents(data.heldout_paths)
+        trained = {bytes(document.data) for document in corpus.train}
+        if any(bytes(document.data) in trained for document in heldout):
+            raise ValueError("[build_data] files below data.heldout_paths are also in data.paths; keep them apart.")
+        corpus = Corpus(corpus.train, heldout, corpus.skipped + skipped)
+    else:
+        corpus = read_corpus(data.paths, heldout_fraction=data.heldout)
+    source = ByteBatcher(corpus.train, rows, data.seq_len, data.seed, run=train.reset_every)
+    facts = bool(train.fact_share or train.fact_mix) and train.fact_text > 0
+    plain = None
+    if facts:
+        plain = ByteBatcher(corpus.train, train.fact_text, data.seq_len, data.seed + _PLAIN_SEED, run=1)
+    return Data(source, plain, corpus.heldout, None, corpus.skipped, corpus.summary())
+
+
+def _any_source(config: RunConfig, tokenizer: Tokenizer, rows: int) -> Data:
+    data, train = config.data, config.train
+    fields = {
+        data.text_field: "text",
+        data.chat_field: "messages",
+        data.prompt_field: "prompt",
+        data.answer_field: "response",
+        data.chosen_field: "chosen",
+        data.rejected_field: "rejected",
+    }
+    shards = data.dataset is None and is_shards(data.paths)
+    share = 0.0 if data.heldout_paths or shards else data.heldout
+
+    def source(batch: int, seed: int, *, heldout: bool = False, run: int = train.reset_every) -> Any:
+        paths: Any = data.heldout_paths if heldout and data.heldout_paths else (data.dataset or data.paths)
+        return open_source(
+            paths,
+            tokenizer,
+            batch,
+            data.seq_len,
+            stage={"dpo": "preference"}.get(train.stage, train.stage),
+            config=data.config,
+            split=data.split,
+            shuffle_buffer=data.shuffle_buffer,
+            num_workers=0 if heldout else data.num_workers,
+            cache_dir=data.cache_dir,
+            streaming=data.streaming,
+            seed=seed,
+            run=run,
+            fields=None if shards else fields,
+            heldout_share=share,
+            heldout=heldout and share > 0,
+        )
+
+    made, skipped = source(rows, data.seed)
+    plain = None
+    if (train.fact_share or train.fact_mix) and train.fact_text:
+        plain, _ = source(train.fact_text, data.seed + _PLAIN_SEED, run=1)
+    wanted = share > 0 or bool(data.heldout_paths)
+    heldout = (lambda: source(train.micro_batch_size, data.seed, heldout=True, run=1)[0]) if wanted else None
+    name = data.dataset or ", ".join(data.paths)
+    return Data(made, plain, [], heldout, skipped, f"{name}, read as it comes, {tokenizer.kind} tokens")
+
+
+def build_run(config: RunConfig, *, ranks: Ranks = ALONE, watcher: Watcher | None = None) -> tuple[Run, Data]:
+    """Everything together; call ``resume`` and ``train`` on the run."""
+    train = config.train
+    model, tokenizer = build_model(config), build_tokenizer(config)
+    data = build_data(config, tokenizer, ranks)
+    teacher = load_model(_model_file(Path(train.teacher_path))) if train.teacher_path else None
+    trainer = Trainer(model, data.source, train, teacher=teacher, plain=data.plain, ranks=ranks)
+    run = Run(
+        trainer,
+        train,
+        score=_scorer(config, model, tokenizer, data),
+        sample=_sampler(config, model, tokenizer),
+        byte_level=tokenizer.kind != "sentencepiece",
+        watcher=watcher,
+    )
+    return run, data
+
+
+def check_documents(documents: list[Document], limit: int = CHECK_BYTES) -> list[Document]:
+    """The beginnings of held-out documents, an equal part of each up to `limit` bytes in all: quick to score."""
+    each = max(512, limit // max(1, len(documents)))
+    chosen: list[Document] = []
+    left = limit
+    for document in documents:
+        if left <= 0:
+            break
+        part = document.data[: min(each, left)]
+        chosen.append(Document(document.name, part))
+        left -= len(part)
+    return chosen
+
+
+def _scorer(config: RunConfig, model: Any, tokenizer: Tokenizer, data: Data) -> Callable[[], float] | None:
+    if data.heldout:
+        sample = check_documents(data.heldout)
+        return lambda: evaluate(model, sample).bpb
+    if data.heldout_source is None:
+        return None
+    make, train = data.heldout_source, config.train
+
+    def score() -> float:
+        """Bits per byte of the targets that count; in the stage "dpo" the loss in bits per pair."""
+        source = make()  # anew, so that every score is of the same batches
+        bits = size = 0.0
+        for _ in range(train.eval_batches):
+            batch = next(source)
+            if isinstance(batch, PreferenceBatch):
+                bits += _preference_bits(model, batch, train.dpo_beta)
+                size += batch.chosen.tokens.shape[0]
+            else:
+                bits -= float(np.array(_log_likelihood(model, batch)).sum()) / math.log(2)
+                size += _num_bytes(batch, tokenizer)
+        return bits / max(1.0, size)
+
+    return score
+
+
+def _arrays(batch: TokenBatch) -> dict[str, mx.array]:
+    named = {"tokens": batch.tokens, "targets": batch.targets, "weight": batch.weight}
+    return {name: mx.array(x) for name, x in named.items() if x is not None}
+
+
+def _log_likelihood(model: Any, batch: TokenBatch) -> mx.array:
+    return log_likelihood(model, _arrays(batch))
+
+
+def _preference_bits(model: Any, batch: PreferenceBatch, beta: float) -> float:
+    chosen, rejected = _log_likelihood(model, batch.chosen), _log_likelihood(model, batch.rejected)
+    zero = mx.zeros_like(chosen)
+    loss, _ = preference_objective(chosen, rejected, zero, zero, beta)
+    return float(np.array(loss).sum()) / math.log(2)
+
+
+def _num_bytes(batch: TokenBatch, tokenizer: Tokenizer) -> int:
+    counted = batch.targets if batch.weight is None else batch.targets[batch.weight > 0]
+    if tokenizer.kind != "sentencepiece":
+        return int(counted.size)
+    return len(tokenizer.decode_bytes(counted.ravel().tolist()))
+
+
+def _sampler(config: RunConfig, model: Any, tokenizer: Tokenizer) -> Callable[[str], str]:
+    train = config.train
+
+    def sample(prompt: str) -> str:
+        ids = tokenizer.encode(prompt)
+        random = np.random.default_rng(train.seed)
+        state = model.init_state(1)
+        logits, state = model.step(mx.array(ids)[None], state)
+        said: list[int] = []
+        for _ in range(train.sample_tokens):
+            token = _choose(np.array(logits[0, -1].astype(mx.float32)), train.sample_temperature, random)
+            said.append(token)
+            logits, state = model.step(mx.array([[token]]), state)
+        return tokenizer.decode_bytes(said).decode("utf-8", "replace")
+
+    return sample
+
+
+def _choose(logits: np.ndarray, temperature: float, random: np.random.Generator) -> int:
+    if temperature == 0:
+        return int(logits.argmax())
+    # The largest of logits with Gumbel noise is a draw from their softmax.
+    return int((logits / temperature + random.gumbel(size=logits.shape)).argmax())
