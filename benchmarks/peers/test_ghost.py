@@ -15,7 +15,7 @@ from benchmarks.peers.extras import load
 from benchmarks.workloads import ghost
 from ghost_native.cli import blas
 from ghost_native.models import Ghost
-from ghost_native.train import TrainConfig
+from ghost_native.train import TrainSection
 
 TOLERANCE = 1e-4  # NRMSE of logits and losses after six layers
 ONCE: dict[str, Any] = {"seconds": 0.0, "min_rounds": 1}  # the composed model takes seconds
@@ -107,7 +107,7 @@ def test_training_step_torch(timed: Timed) -> None:
     peer, model = load("torch_ghost"), ghost.build()
     tokens = peer.tokens_of(ghost.text(ghost.BATCH, ghost.SEQLEN + 1))
     peer.use_threads()
-    step = peer.training_step(peer.TorchGhost(model), tokens, TrainConfig(steps=1))
+    step = peer.training_step(peer.TorchGhost(model), tokens, TrainSection())
     timed(step, training_case(model).rival(TORCH), expected=first_loss, tolerance=TOLERANCE, evaluate=None,
           select=lambda loss: loss.numpy(), seconds=6.0, min_rounds=3,
           extra=lambda: measure("benchmarks.peers.footprint:training_run", runs=2))  # fmt: skip

@@ -20,7 +20,7 @@ from benchmarks.peers.torch_peer import attention_bias, use_threads
 from benchmarks.peers.torch_scan import in_place_scan
 from benchmarks.workloads import ghost
 from ghost_native.models import Ghost
-from ghost_native.train import TrainConfig
+from ghost_native.train import TrainSection
 
 Tensor = torch.Tensor
 State = dict[str, Any]
@@ -192,22 +192,23 @@ class TorchGhost:
             new["layers"].append(after)
         return Output(self.linear("head", self.norm("norm", h)), cheap, boundary_logit, surprise, new)
 
-    def loss(self, tokens: Tensor, targets: Tensor, config: TrainConfig) -> Tensor:
+    def loss(self, tokens: Tensor, targets: Tensor, config: TrainSection) -> Tensor:
         """`ghost_native.train.objective.text_objective` from an empty state."""
         out = self(tokens)
         flat = targets.reshape(-1)
         total = F.cross_entropy(out.logits.reshape(-1, 256), flat)
         total = total + config.cheap_weight * F.cross_entropy(out.cheap_logits.reshape(-1, 256), flat)
         surprise = -torch.log((1 - out.surprise).clamp(min=1e-6)).detach()
-        begins = (surprise > surprise.mean() + surprise.std(correction=0)).float()
-        share = begins.mean().clamp(0.01, 0.99)
+        usual = surprise.mean(-1, keepdim=True) + surprise.std(-1, keepdim=True, correction=0)
+        begins = (surprise > usual).float()
+        share = begins.mean(-1, keepdim=True).clamp(0.01, 0.99)
         weight = begins / share + (1 - begins) / (1 - share)
         entropy = F.softplus(out.boundary_logit) - out.boundary_logit * begins
         return total + config.boundary_weight * (0.5 * weight * entropy).mean()
 
 
-def training_step(model: TorchGhost, tokens: Tensor, config: TrainConfig) -> Callable[[], Tensor]:
-    """Loss, gradients, clipping and AdamW, in the groups of `GhostOptimizer`; gives the loss before the update."""
+def training_step(model: TorchGhost, tokens: Tensor, config: TrainSection) -> Callable[[], Tensor]:
+    """Loss, gradients, clipping and AdamW, in the groups of `Optimizer`; gives the loss before the update."""
     rates = {"matrices": (1.0, config.weight_decay), "codebooks": (config.codebook_rate, 0.0), "rest": (1.0, 0.0)}
     groups: dict[str, list[Tensor]] = {group: [] for group in rates}
     for name, value in model.weights.items():
@@ -247,7 +248,7 @@ def training_run() -> Callable[[], Any]:
     """For `footprint`."""
     use_threads()
     tokens = tokens_of(ghost.text(ghost.BATCH, ghost.SEQLEN + 1))
-    return training_step(TorchGhost(ghost.build()), tokens, TrainConfig(steps=1))
+    return training_step(TorchGhost(ghost.build()), tokens, TrainSection())
 
 
 def forward_run() -> Callable[[], Any]:

@@ -12,9 +12,9 @@ from mlx import nn
 from benchmarks.measure import Case, by
 from benchmarks.workloads.selective_scan import FLOPS
 from ghost_native.models import Ghost, GhostConfig
-from ghost_native.train import TrainConfig
+from ghost_native.train import TrainSection
 from ghost_native.train.objective import text_objective
-from ghost_native.train.optimizer import GhostOptimizer
+from ghost_native.train.optimizer import Optimizer
 
 BATCH, SEQLEN = 16, 256
 PREFILL = 2048
@@ -67,13 +67,13 @@ def case(name: str, model: Ghost, batch: int, seqlen: int, share: float = 1.0, *
 
 def training_step(model: Ghost, tokens: mx.array) -> Run:
     """Loss, gradients and the update of all parameters; gives the loss before the update."""
-    config = TrainConfig(steps=1)
-    optimizer = GhostOptimizer(model, config)
+    config = TrainSection()
+    optimizer = Optimizer(model, betas=config.betas, weight_decay=config.weight_decay)
     step = nn.value_and_grad(model, lambda: text_objective(model, tokens[:, :-1], tokens[:, 1:], None, config).total)
 
     def run() -> list[Any]:
         loss, gradients = step()
-        optimizer.update(model, gradients, 1e-4)
+        optimizer.update(model, gradients, 1e-4, optimizer.norm(gradients))
         return [loss, model.parameters(), optimizer.state]
 
     return run
@@ -81,7 +81,7 @@ def training_step(model: Ghost, tokens: mx.array) -> Run:
 
 def gradients(model: Ghost, tokens: mx.array) -> list[mx.array]:
     """The loss and the gradients of the largest matrices of the first layer."""
-    config = TrainConfig(steps=1)
+    config = TrainSection()
     step = nn.value_and_grad(model, lambda: text_objective(model, tokens[:, :-1], tokens[:, 1:], None, config).total)
     loss, found = step()
     layer = found["layers"][0]

@@ -12,8 +12,8 @@ from mlx.utils import tree_flatten, tree_map
 
 from ghost_native.data.facts import FactGenerator
 from ghost_native.models import Ghost, GhostConfig, GhostV6
-from ghost_native.train.config import TrainConfig
 from ghost_native.train.objective import fact_objective, text_objective
+from ghost_native.train.run_config import TrainSection
 from tests.tolerances import assert_close
 
 SMALL = {"dim": 32, "num_layers": 4, "stride": 4, "head_dim": 16}
@@ -276,7 +276,7 @@ def test_a_stream_does_not_answer_with_a_fact_stored_after_another_was_forgotten
 
 def test_every_trainable_weight_gets_a_gradient():
     model = build("routed")
-    config = TrainConfig(steps=1)
+    config = TrainSection()
     batch = FactGenerator(1).batch(4, 64, 6)
     arrays = batch.arrays()
     tokens = text(3, 40)

@@ -12,8 +12,8 @@ from mlx.utils import tree_flatten
 import ghost_native as gn
 from ghost_native.data.facts import FactGenerator
 from ghost_native.models import Ghost
-from ghost_native.train.config import TrainConfig
 from ghost_native.train.objective import fact_objective, text_objective
+from ghost_native.train.run_config import TrainSection
 from tests.metal_cpu.module import on_metal, recorded_launches
 from tests.models.test_ghost import build, text
 from tests.tolerances import nrmse
@@ -40,7 +40,7 @@ def gradients(model: Ghost) -> dict[str, mx.array]:
     tokens = text(2, 38)
 
     def loss() -> mx.array:
-        return text_objective(model, tokens[:, :-1], tokens[:, 1:], None, TrainConfig(steps=1)).total
+        return text_objective(model, tokens[:, :-1], tokens[:, 1:], None, TrainSection()).total
 
     found = dict(tree_flatten(nn.value_and_grad(model, loss)()[1]))
     mx.eval(found)
@@ -50,7 +50,7 @@ def gradients(model: Ghost) -> dict[str, mx.array]:
 def losses_on_facts(model: Ghost) -> mx.array:
     """Without gradients: the memory reads from the best of many candidates, and rounding settles near ties."""
     batch = FactGenerator(1).batch(4, 64, 6)
-    found = fact_objective(model, batch.pack(6), batch.arrays(), TrainConfig(steps=1))
+    found = fact_objective(model, batch.pack(6), batch.arrays(), TrainSection())
     losses = mx.stack([found.total, found.nats])
     mx.eval(losses)
     return losses

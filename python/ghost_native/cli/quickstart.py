@@ -30,7 +30,7 @@ ghost-native quickstart --fact "name of my cat=Tabitha"
 PRESET = "quick_test"
 BATCH, SEQLEN = 16, 128
 STRIDE = 32  # of the sparse attention: windows as short as these texts need
-LEARNING_RATE = 6e-3
+LEARNING_RATE, FINAL_RATE = 6e-3, 0.02  # the final one as a share
 FACT_SHARE, FACT_MIX = 0.16, 0.08  # of the time for facts alone, first; then of the batches
 MARGIN = 0.99  # of the seconds are scheduled: the step in hand at the end still has to finish
 DEFAULT_FACT = ("capital of Zembla", "Onhava")
@@ -70,7 +70,7 @@ def run(args: Arguments) -> int:
     from ghost_native.cli.run_training import run_training
     from ghost_native.data import ByteBatcher, baselines, python_corpus
     from ghost_native.models import Ghost, GhostConfig
-    from ghost_native.train import TrainConfig, Trainer, evaluate
+    from ghost_native.train import Trainer, TrainSection, evaluate
 
     corpus = python_corpus()
     terminal.remark(f"text of Python {platform.python_version()}: {corpus.summary()}")
@@ -78,11 +78,16 @@ def run(args: Arguments) -> int:
     mx.random.seed(args.seed)
     model = Ghost(GhostConfig.preset(PRESET, stride=STRIDE), seed=args.seed)
     checkpoints.check_fact(model, *args.fact)
-    config = TrainConfig(
-        batch=BATCH,
-        seqlen=SEQLEN,
+    config = TrainSection(
+        micro_batch_size=BATCH,
+        total_steps=None,
         seconds=MARGIN * args.seconds,
-        learning_rate=LEARNING_RATE,
+        optimizer="adamw",
+        lr=LEARNING_RATE,
+        min_lr=FINAL_RATE * LEARNING_RATE,
+        weight_decay=0.01,
+        betas=(0.9, 0.99),
+        precision="bfloat16",
         fact_share=FACT_SHARE,
         fact_mix=FACT_MIX,
         seed=args.seed,
@@ -91,7 +96,9 @@ def run(args: Arguments) -> int:
         f"Ghost with {model.count_params() / 1e6:.2f} M parameters, {model.config.num_layers} layers of width "
         f"{model.config.dim}; training for {terminal.duration(args.seconds)}, Ctrl-C stops early"
     )
-    trainer = Trainer(model, ByteBatcher(corpus.train, BATCH, SEQLEN, args.seed, run=config.reset_every), config)
+    source = ByteBatcher(corpus.train, BATCH, SEQLEN, args.seed, run=config.reset_every)
+    plain = ByteBatcher(corpus.train, config.fact_text, SEQLEN, args.seed + 1, run=1)
+    trainer = Trainer(model, source, config, plain=plain)
     outcome = run_training(model, trainer, corpus.heldout)
     if outcome.interrupted:
         return checkpoints.save_interrupted(model, args.out, outcome.steps)

@@ -52,6 +52,14 @@ def language_objective(
     return Objective(total, nats, out.state)
 
 
+def text_objective(
+    model: Any, tokens: mx.array, targets: mx.array, state: Any, config: TrainSection, key: mx.array | None = None
+) -> Objective:
+    """`language_objective` of a whole batch in which all targets (batch, seqlen) count alike."""
+    share = Share(1.0 / targets.size, 1.0)
+    return language_objective(model, {"tokens": tokens, "targets": targets}, state, config, share, key=key)
+
+
 def fact_objective(model: Ghost, facts: PackedFacts, arrays: dict[str, mx.array], config: TrainSection) -> Objective:
     """On questions about fresh facts: arrays as in `FactBatch.arrays`; nats is the mean over answer bytes."""
     tokens, weight = arrays["tokens"], arrays["weight"]

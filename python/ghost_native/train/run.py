@@ -202,7 +202,7 @@ class Run:
         log.record("train", metrics)
         return now, report.tokens, report.step
 
-    def _averaged(self) -> AbstractContextManager[None]:
+    def averaged(self) -> AbstractContextManager[None]:
         """The model with the weights that are scored, sampled and exported."""
         average = self.trainer.average
         return average.applied(self.trainer.model) if average else nullcontext()
@@ -210,7 +210,7 @@ class Run:
     def _score(self, log: RunLog, report: StepReport) -> None:
         if self.score is None:
             return
-        with self._averaged(), _evaluating(self.trainer.model):
+        with self.averaged(), _evaluating(self.trainer.model):
             bpb = self.score()
         best = self.checkpoints.best()
         self._last_score = bpb
@@ -221,7 +221,7 @@ class Run:
     def _sample(self, log: RunLog, step: int) -> None:
         if self.sample is None:
             return
-        with self._averaged(), _evaluating(self.trainer.model):
+        with self.averaged(), _evaluating(self.trainer.model):
             for prompt in self.config.sample_prompts:
                 text = self.sample(prompt)
                 log.text(prompt, text, step)
@@ -245,7 +245,7 @@ class Run:
             self._save()
             checkpoint_path = str(self.checkpoints.path(trainer.step))
             model_path = str(self.folder / MODEL_FILE)
-            with self._averaged():
+            with self.averaged():
                 trainer.model.save(model_path)
         best = self.checkpoints.best()
         summary = Summary(

@@ -282,7 +282,7 @@ class Trainer:
             precision.restore()
 
     def _steps(self, stop: Callable[[], bool], pause: Callable[[int], bool]) -> Iterator[StepReport]:
-        begin = time.perf_counter() - self.elapsed_s
+        self._begin = begin = time.perf_counter() - self.elapsed_s
         pending: _Pending | None = None
         last = time.perf_counter()
         while True:
@@ -351,8 +351,11 @@ class Trainer:
     def _finish(self, pending: _Pending, last: float) -> tuple[StepReport, bool]:
         """The report with what is known once the step has been computed, and whether some process wants to stop."""
         loss, nats, norm, wish = np.array(pending.numbers).tolist()
-        step_s = time.perf_counter() - last
-        return replace(pending.report, loss=loss, nats=nats, grad_norm=norm, step_s=step_s), wish > 0
+        now = time.perf_counter()
+        report = replace(
+            pending.report, loss=loss, nats=nats, grad_norm=norm, step_s=now - last, elapsed_s=now - self._begin
+        )
+        return report, wish > 0
 
     # -- the schedule -------------------------------------------------------------------------------------------------
 
@@ -382,12 +385,12 @@ class Trainer:
         first = progress < facts_until
         length = facts_until if first else 1 - facts_until
         within = (progress if first else progress - facts_until) / length
-        if config.warmup_steps is None:
+        if self.total_steps is not None:
+            steps = self.total_steps * length
+            warmup = WARMUP if config.warmup_steps is None else min(1.0, config.warmup_steps / steps)
+            within = min(warmup, within + 1 / steps) if within < warmup else within  # the first step moves already
+        elif config.warmup_steps is None:
             warmup = WARMUP
-        elif self.total_steps is not None:
-            # The first step moves already.
-            warmup = min(1.0, config.warmup_steps / (self.total_steps * length))
-            within = min(1.0, within + 1 / (self.total_steps * length)) if within < warmup else within
         else:
             rate = learning_rate(within, config.lr, config.final_lr, 0.0)
             return min(rate, config.lr * (self.step + 1) / config.warmup_steps) if config.warmup_steps else rate

@@ -139,5 +139,4 @@ def _model_type(layers: Sequence[Layer], preset: Given | None) -> ModelType:
     ghost, transformer = ({f"model.{name}" for name in keys_of(config)} for config in MODELS.values())
     if given.keys() & (transformer - ghost):
         return "transformer"
-    beyond_ghost = given.get("train.tokenizer_path") or given.get("train.precision") == "float16"
-    return "transformer" if beyond_ghost and not given.keys() & (ghost - transformer) else "ghost"
+    return "transformer" if given.get("train.tokenizer_path") and not given.keys() & (ghost - transformer) else "ghost"

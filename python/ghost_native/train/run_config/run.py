@@ -11,7 +11,7 @@ from ghost_native.data.config import DataConfig
 from ghost_native.models.checked import CheckedConfig, ConfigError, Rule, keys_of
 from ghost_native.models.config import GhostConfig
 from ghost_native.models.transformer_config import TransformerConfig
-from ghost_native.train.run_config.layers import Layer, flatten, layer_of, resolve
+from ghost_native.train.run_config.layers import Given, Layer, flatten, layer_of, resolve
 from ghost_native.train.run_config.names import MODELS, OWNER
 from ghost_native.train.run_config.presets import ModelType
 from ghost_native.train.run_config.printing import to_yaml
@@ -50,9 +50,6 @@ class RunConfig(CheckedConfig):
         Rule("train.tokenizer_path", "None, for bytes",
              lambda r: r.model_type == "transformer" or r.train.tokenizer_path is None,
              where="model.type is ghost"),
-        Rule("train.precision", "'float32' or 'bfloat16'",
-             lambda r: r.model_type == "transformer" or r.train.precision != "float16",
-             where="model.type is ghost"),
         Rule("model.num_specials", f"at least {BYTE_SPECIALS}, to mark who speaks",
              lambda r: r.model_type == "transformer" or r.train.stage == "pretrain"
              or r.model.num_specials >= BYTE_SPECIALS,
@@ -75,12 +72,20 @@ class RunConfig(CheckedConfig):
         return "ghost" if isinstance(self.model, GhostConfig) else "transformer"
 
     @classmethod
-    def load(cls, path: str | Path | None, *, preset: str | None = None, changes: Iterable[str] = ()) -> RunConfig:
+    def load(
+        cls,
+        path: str | Path | None,
+        *,
+        preset: str | None = None,
+        values: Mapping[str, Any] | None = None,
+        changes: Iterable[str] = (),
+    ) -> RunConfig:
         """From a YAML file, upon a preset, with changes such as "train.lr=1e-3" on top.
 
         Args:
             path: the file; None for none.
             preset: a name out of `PRESETS`, in place of the one that the file names.
+            values: of keys such as "train.lr", in place of those in the file.
             changes: a later one overrides an earlier one.
 
         Raises:
@@ -93,14 +98,22 @@ class RunConfig(CheckedConfig):
         except UnicodeDecodeError as error:
             given = f"bytes that are no UTF-8 at {error.start}"
             raise ConfigError(OWNER, "", "not valid YAML", given, "YAML 1.2", place=str(path)) from None
-        return cls.parse(text, name=str(path), preset=preset, changes=changes)
+        return cls.parse(text, name=str(path), preset=preset, values=values, changes=changes)
 
     @classmethod
     def parse(
-        cls, text: str, *, name: str = "text", preset: str | None = None, changes: Iterable[str] = ()
+        cls,
+        text: str,
+        *,
+        name: str = "text",
+        preset: str | None = None,
+        values: Mapping[str, Any] | None = None,
+        changes: Iterable[str] = (),
     ) -> RunConfig:
         """As `load`, from the text of a file. `name` stands for the file in messages."""
         layers = [read_file(text, name)] if text else []
+        if values:
+            layers.append(layer_of([Given(key, value, "the command line") for key, value in values.items()]))
         return cls._of([*layers, *map(read_change, changes)], preset)
 
     @classmethod
