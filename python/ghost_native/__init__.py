@@ -23,12 +23,14 @@ from ghost_native._native import (
 from ghost_native.ops import *  # noqa: F403
 
 if TYPE_CHECKING:
-    from ghost_native.models import Ghost, GhostConfig, GhostV6
+    from ghost_native.models import Ghost, GhostConfig, GhostV6, Transformer, TransformerConfig
 
 __all__ = [
     "Ghost",
     "GhostConfig",
     "GhostV6",
+    "Transformer",
+    "TransformerConfig",
     "__version__",
     "composed_form",
     "cpu_features",
@@ -45,7 +47,7 @@ __all__ += ops.__all__
 
 def __getattr__(name: str) -> Any:
     """The models, imported when first asked for: projects that use the operators alone do not pay for them."""
-    if name in ("Ghost", "GhostConfig", "GhostV6"):
+    if name in ("Ghost", "GhostConfig", "GhostV6", "Transformer", "TransformerConfig"):
         from ghost_native import models
 
         return getattr(models, name)

@@ -1,92 +1,84 @@
-"""One .safetensors file per model: weights, and as metadata the configuration and the facts. Nothing is unpickled."""
+"""One .safetensors file per model: weights, and as metadata the configuration and, of Ghost, the facts."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import mlx.core as mx
-
 from ghost_native.models.config import GhostConfig
+from ghost_native.models.transformer_config import TransformerConfig
+from ghost_native.models.weights_file import Metadata, put_weights, read_weights, write_weights
 from ghost_native.nn.fact_store import FactStore
 
 if TYPE_CHECKING:
     from ghost_native.models.ghost import Ghost
+    from ghost_native.models.transformer import Transformer
 
 FORMAT = "ghost_native.ghost.v1"
+TRANSFORMER_FORMAT = "ghost_native.transformer.v1"
 
 G = TypeVar("G", bound="Ghost")
+T = TypeVar("T", bound="Transformer")
 
 
 def save_model(model: Ghost, path: Path) -> None:
-    """Write to a temporary file beside `path`, sync, rename: the file at `path` is always whole."""
-    metadata = {
-        "format": FORMAT,
-        "config": json.dumps(model.config.to_dict()),
-        "facts": json.dumps(model.fact_store.to_list()),
-        "packed": json.dumps(model.is_packed),
-    }
-    weights = model.weights()
-    mx.eval(weights)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".safetensors")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        mx.save_safetensors(str(temporary), weights, metadata)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Atomically: the file at `path` is always whole."""
+    metadata = _metadata(FORMAT, model) | {"facts": json.dumps(model.fact_store.to_list())}
+    write_weights(path, model.weights(), metadata)
 
 
 def load_model(cls: type[G], path: Path) -> G:
-    if not path.is_file():
-        raise FileNotFoundError(f"[Ghost.load] no such checkpoint: {path}.")
+    weights, metadata = read_weights(path, "Ghost.load")
+    values = _values(metadata, ("config", "packed", "facts"), path, "Ghost.load", "Ghost checkpoint", FORMAT)
     try:
-        loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
-        weights: dict[str, mx.array] = loaded[0]
-        metadata: dict[str, str] = loaded[1]
-    except Exception as error:
-        raise ValueError(f"[Ghost.load] {path} is not a whole safetensors file: {error}.") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"[Ghost.load] {path} is no Ghost checkpoint, given format {metadata.get('format')!r}, allowed: {FORMAT!r}."
-        )
-    try:
-        config = GhostConfig.from_dict(json.loads(metadata["config"]))
-        packed, facts = bool(json.loads(metadata["packed"])), json.loads(metadata["facts"])
-    except (KeyError, TypeError, ValueError) as error:
+        config, facts = GhostConfig.from_dict(values["config"]), values["facts"]
+    except (TypeError, ValueError) as error:
         raise ValueError(f"[Ghost.load] {path} has broken metadata: {error}.") from error
     model = cls(config)
     limits = {"max_key": model.config.max_key, "max_value": model.config.max_value}
-    if packed:
+    if values["packed"]:
         model.pack()
-    expected = {k: (v.shape, v.dtype) for k, v in model.weights().items()}
-    given = {k: (v.shape, v.dtype) for k, v in weights.items()}
-    for name in sorted(expected.keys() | given.keys()):
-        if expected.get(name) != given.get(name):
-            raise ValueError(
-                f"[Ghost.load] {path} does not fit its configuration: weight {name!r}, given {given.get(name)}, "
-                f"allowed: {expected.get(name)}."
-            )
-    model.load_weights(list(weights.items()))
-    try:
-        mx.eval(model.parameters())
-    except Exception as error:
-        raise ValueError(f"[Ghost.load] {path} cannot be read to its end: {error}.") from error
+    put_weights(model, weights, path, "Ghost.load")
     for key, value in FactStore.from_list(facts, **limits).facts().items():
         model.store_fact(key, value)
     return model
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def save_transformer(model: Transformer, path: Path) -> None:
+    """Atomically: the file at `path` is always whole."""
+    write_weights(path, model.weights(), _metadata(TRANSFORMER_FORMAT, model))
+
+
+def load_transformer(cls: type[T], path: Path) -> T:
+    name = "Transformer.load"
+    weights, metadata = read_weights(path, name)
+    values = _values(metadata, ("config", "packed"), path, name, "checkpoint of a transformer", TRANSFORMER_FORMAT)
+    try:
+        config = TransformerConfig.from_dict(values["config"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"[{name}] {path} has broken metadata: {error}.") from error
+    model = cls(config)
+    if values["packed"]:
+        model.pack()
+    put_weights(model, weights, path, name)
+    model.eval()
+    return model
+
+
+def _metadata(file_format: str, model: Ghost | Transformer) -> Metadata:
+    return {
+        "format": file_format,
+        "config": json.dumps(model.config.to_dict()),
+        "packed": json.dumps(model.is_packed),
+    }
+
+
+def _values(metadata: Metadata, keys: tuple[str, ...], path: Path, name: str, what: str, fmt: str) -> dict[str, Any]:
+    given = metadata.get("format")
+    if given != fmt:
+        raise ValueError(f"[{name}] {path} is no {what}, given format {given!r}, allowed: {fmt!r}.")
+    try:
+        return {key: json.loads(metadata[key]) for key in keys}
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"[{name}] {path} has broken metadata: {error}.") from error

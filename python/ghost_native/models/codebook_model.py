@@ -1,0 +1,64 @@
+"""What models of codebook layers share: their weights counted, packed, and multiplied in a chosen precision."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+from mlx import nn
+from mlx.utils import tree_flatten
+
+from ghost_native.nn.linear import Activation, CodebookLinear
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
+
+
+class CodebookModel(nn.Module):
+    """Base of models whose linear layers may have 2-bit weights."""
+
+    def codebook_layers(self) -> list[tuple[str, CodebookLinear]]:
+        """The layers with 2-bit weights, with their names."""
+        return [(name, m) for name, m in self.named_modules() if isinstance(m, CodebookLinear) and "codebook" in m]
+
+    def weights(self) -> dict[str, mx.array]:
+        """All weights as they are held now, by name."""
+        named: Any = tree_flatten(self.parameters())
+        return dict(named)
+
+    def count_params(self) -> int:
+        """Weights of the model, packed or not. Codebooks are counted apart, by :meth:`count_codebook_params`."""
+        packed = sum(m.num_weights for _, m in self.codebook_layers() if m.is_packed)
+        held = self.weights().items()
+        return packed + sum(w.size for name, w in held if not name.endswith((".codebook", ".codes")))
+
+    def count_codebook_params(self) -> int:
+        """Levels in all codebooks."""
+        return sum(m.codebook.size for _, m in self.codebook_layers())
+
+    def pack(self) -> Self:
+        """Hold every codebook layer as 2-bit codes, in place. Logits stay the same bit for bit; training ends here."""
+        for _, layer in self.codebook_layers():
+            layer.pack()
+        return self
+
+    def set_activation(self, activation: Activation) -> Self:
+        """How CPUs multiply by the 2-bit weights, in place: "float32" (exact, as at first), "bfloat16" or "int8".
+
+        See `CodebookLinear.activation`. Layers with float weights always compute in float32.
+
+        Raises:
+            ValueError: another activation, where there are 2-bit weights.
+        """
+        for _, layer in self.codebook_layers():
+            layer.activation = activation
+        return self
+
+    @property
+    def is_packed(self) -> bool:
+        layers = self.codebook_layers()
+        return bool(layers) and all(m.is_packed for _, m in layers)
+
+    def nbytes(self) -> int:
+        """Bytes of all weights as they are held now."""
+        return sum(w.nbytes for w in self.weights().values())

@@ -1,0 +1,262 @@
+"""A decoder-only transformer, the peer of Ghost: rotary positions, RMSNorm, SwiGLU, causal attention.
+
+The way the data goes::
+
+    tokens (batch, seqlen)
+      -> embedding                                 h         (batch, seqlen, d_model)
+      -> for each block:
+            h = h + attention(norm(h))                       causal, all earlier positions of the context
+            h = h + feed_forward(norm(h))                    SwiGLU, or GELU
+      -> RMSNorm -> head -> logits                 (batch, seqlen, vocab_size)
+
+The context is at most max_seq_len tokens. When it is full, it begins anew with its last half, computed again from
+nothing, as if the text began there: a position never sees more than in training, nor anything computed from what has
+left the context. Where it begins anew depends on the position alone, so that streaming, scoring and training are the
+same function.
+
+Touvron et al., 2023, arXiv:2302.13971, whose names of weights :mod:`ghost_native.models.export` writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+import mlx.core as mx
+from mlx import nn
+
+from ghost_native import ops
+from ghost_native.models import checkpoint
+from ghost_native.models.codebook_model import CodebookModel
+from ghost_native.models.transformer_config import TransformerConfig
+from ghost_native.nn.causal_attention import CausalAttention, KeyValues, Rotary, rotary_table, written
+from ghost_native.nn.dropout import dropout, dropout_key
+from ghost_native.nn.gated_feed_forward import GatedFeedForward
+from ghost_native.nn.linear import Linear
+from ghost_native.nn.norm import RMSNorm
+from ghost_native.nn.recompute import recomputed
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_Block = Callable[[mx.array, "KeyValues | None"], tuple[mx.array, KeyValues]]
+
+INITIAL_SCALE = 0.02  # of the embedding and the head: logits start small, every token about equally likely
+
+
+class TransformerState(TypedDict):
+    """What a stream carries between calls of :meth:`Transformer.step`. Treat it as opaque; old states stay usable.
+
+    tokens (batch, capacity) int32 of the context, of which the first `count` are there; layers: their keys and values.
+    """
+
+    tokens: mx.array
+    count: int
+    layers: list[KeyValues]
+
+
+class TransformerForward(NamedTuple):
+    """What one pass computes; what is not wanted is never evaluated.
+
+    logits (batch, seqlen, vocab_size); state after the last token; routed: share of tokens that went through each
+    block, which is 1.
+    """
+
+    logits: mx.array
+    state: TransformerState
+    routed: list[float]
+
+
+class TransformerBlock(nn.Module):
+    """Attention and feed-forward, each of the norm of the residual stream and added to it."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        shared: Any = {"mode": config.weights, "num_layers": config.n_layers}
+        self.attention_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.attention = CausalAttention(config.d_model, config.n_heads, **shared)
+        self.ffn_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.ffn = GatedFeedForward(config.d_model, config.hidden_dim, activation=config.ffn_activation, **shared)
+        self._dropout = config.dropout
+
+    def __call__(
+        self, h: mx.array, rotary: Rotary, state: KeyValues | None = None, count: int = 0, key: mx.array | None = None
+    ) -> tuple[mx.array, KeyValues]:
+        """h (batch, seqlen, d_model) after `count` rows held in state; with a key, values are dropped.
+
+        Returns h like it, and the new state.
+        """
+        keys = (None, None) if key is None else mx.random.split(key)
+        y, new_state = self.attention(self.attention_norm(h), rotary, state, count)
+        h, x = self.ffn_norm.add(h, dropout(y, self._dropout, keys[0]))
+        return h + dropout(self.ffn(x), self._dropout, keys[1]), new_state
+
+
+class Transformer(CodebookModel):
+    """A decoder-only transformer. ``model(tokens)`` gives logits for the token after each position.
+
+    Args:
+        config: shape and behaviour; ``Transformer(TransformerConfig.preset("tiny"))`` is a model of bytes with 7
+            million parameters.
+        seed: makes the initial weights reproducible; None draws from MLX's global generator.
+
+    Tokens are integers (batch, seqlen), 0 to vocab_size - 1. Values outside are clamped into the vocabulary.
+
+    A new model is in training mode as every ``mlx.nn.Module`` is, a loaded one is not; :meth:`train` and :meth:`eval`
+    switch. Values are dropped in training mode only, and never by :meth:`step`.
+    """
+
+    def __init__(self, config: TransformerConfig | None = None, *, seed: int | None = None) -> None:
+        super().__init__()
+        config = TransformerConfig() if config is None else config
+        if seed is not None:
+            mx.random.seed(seed)
+        self.config = config
+        self.embedding = nn.Module()
+        self.embedding.weight = INITIAL_SCALE * mx.random.normal((config.vocab_size, config.d_model))
+        self.layers = [TransformerBlock(config) for _ in range(config.n_layers)]
+        self.norm = RMSNorm(config.d_model, config.norm_eps)
+        if not config.tie_embeddings:
+            self.head = Linear(config.d_model, config.vocab_size, scale=INITIAL_SCALE)
+        self._rotary = rotary_table(config.max_seq_len, config.head_dim, config.rope_theta)
+        self._checkpointing = False
+
+    # -- the function -------------------------------------------------------------------------------------------------
+
+    def __call__(self, tokens: mx.array, *, key: mx.array | None = None) -> mx.array:
+        """Logits (batch, seqlen, vocab_size) for tokens (batch, seqlen), from an empty context."""
+        return self.forward(tokens, key=key).logits
+
+    def step(self, tokens: mx.array, state: TransformerState) -> tuple[mx.array, TransformerState]:
+        """Continue a stream by tokens (batch, any length >= 1): logits (batch, length, vocab_size) and the new state.
+
+        However a text is cut into pieces, the logits are those of one call, to float tolerance. A stream may be longer
+        than max_seq_len: the context then begins anew with its last ``max_seq_len // 2`` tokens, which takes a pass
+        over them every ``max_seq_len - max_seq_len // 2`` tokens. No values are dropped out, whatever the mode.
+        """
+        return self._continue(tokens, state, None)
+
+    def init_state(self, batch: int = 1) -> TransformerState:
+        """The state before the first token of `batch` streams."""
+        dtype = self.embedding.weight.dtype
+        return TransformerState(
+            tokens=mx.zeros((batch, 0), dtype=mx.int32),
+            count=0,
+            layers=[layer.attention.init_state(batch, dtype) for layer in self.layers],
+        )
+
+    def forward(
+        self, tokens: mx.array, state: TransformerState | None = None, *, key: mx.array | None = None
+    ) -> TransformerForward:
+        """One pass, for training and scoring.
+
+        Args:
+            tokens: (batch, seqlen) integer.
+            state: to continue from; None for an empty context.
+            key: of the values dropped in training mode; None draws one from MLX's global generator. The same key drops
+                the same values.
+
+        Differentiable in the weights and in state's keys and values.
+
+        Raises:
+            ValueError: tokens are not integers of shape (batch, seqlen), or the state is of another number of streams.
+        """
+        if not self.training or self.config.dropout == 0:
+            key = None
+        elif key is None:
+            key = dropout_key()
+        logits, state = self._continue(tokens, state, key)
+        return TransformerForward(logits, state, [1.0] * self.config.n_layers)
+
+    def _continue(
+        self, tokens: mx.array, state: TransformerState | None, key: mx.array | None
+    ) -> tuple[mx.array, TransformerState]:
+        if tokens.ndim != 2:
+            raise ValueError(f"[Transformer] tokens must be (batch, seqlen), given shape {tuple(tokens.shape)}.")
+        if not mx.issubdtype(tokens.dtype, mx.integer):
+            raise ValueError(f"[Transformer] tokens must be integers, given {tokens.dtype}.")
+        batch, seqlen = tokens.shape
+        streams = batch if state is None else state["tokens"].shape[0]
+        if streams != batch:
+            raise ValueError(f"[Transformer] tokens do not fit the state, given {batch} streams, allowed: {streams}.")
+        tokens = mx.clip(tokens.astype(mx.int32), 0, self.config.vocab_size - 1)
+        limit = self.config.max_seq_len
+        if state is None and 0 < seqlen <= limit:
+            return self._pass(tokens, None, key, 0)
+        state = self.init_state(batch) if state is None else state
+        pieces: list[mx.array] = []
+        at = 0
+        while at < seqlen:
+            end = min(seqlen, at + limit - state["count"])
+            piece, again = tokens[:, at:end], 0
+            if end == at:  # the context is full
+                again = limit // 2
+                end = min(seqlen, at + limit - again)
+                piece = mx.concatenate([state["tokens"][:, limit - again : limit], tokens[:, at:end]], axis=1)
+                state = self.init_state(batch)
+            if key is not None:
+                key, drop = mx.random.split(key)
+            else:
+                drop = None
+            logits, state = self._pass(piece, state, drop, again)
+            pieces.append(logits)
+            at = end
+        if not pieces:
+            return mx.zeros((batch, 0, self.config.vocab_size)), state
+        return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=1), state
+
+    def _pass(
+        self, tokens: mx.array, state: TransformerState | None, key: mx.array | None, skip: int
+    ) -> tuple[mx.array, TransformerState]:
+        """Tokens that fit into the context. Logits of all but the first `skip`, and the new state."""
+        count, seqlen = 0 if state is None else state["count"], tokens.shape[1]
+        held = tokens
+        if state is not None:
+            # Read back from the buffer, so that whoever evaluates logits evaluates it: no graph grows along a stream.
+            held = written(state["tokens"], tokens, count)
+            tokens = held[:, count : count + seqlen]
+        keys = [None] * (len(self.layers) + 1) if key is None else mx.random.split(key, len(self.layers) + 1)
+        rotary = self._rotary.rows(count, count + seqlen)
+        h = dropout(ops.embedding(self.embedding.weight, tokens), self.config.dropout, keys[0])
+        layers: list[KeyValues] = []
+        for l, layer in enumerate(self.layers):
+            past = None if state is None else state["layers"][l]
+            h, layer_state = self._block(layer, rotary, count, keys[l + 1])(h, past)
+            layers.append(layer_state)
+        h = self.norm(h[:, skip:])
+        logits = self.head(h) if "head" in self else ops.dense_matmul(h, self.embedding.weight)
+        return logits, TransformerState(tokens=held, count=count + seqlen, layers=layers)
+
+    def _block(self, layer: TransformerBlock, rotary: Rotary, count: int, key: mx.array | None) -> _Block:
+        def run(h: mx.array, past: KeyValues | None) -> tuple[mx.array, KeyValues]:
+            return layer(h, rotary, past, count, key)
+
+        return recomputed(layer, run) if self._checkpointing and self.training else run
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def set_gradient_checkpointing(self, on: bool) -> Self:
+        """Whether a pass in training mode keeps only every block's input for the gradients, in place.
+
+        The rest is computed again, one block at a time: less memory for about a third more time. Gradients stay the
+        same bit for bit (Chen et al., 2016, arXiv:1604.06174).
+        """
+        self._checkpointing = on
+        return self
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and configuration to one .safetensors file, atomically."""
+        checkpoint.save_transformer(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """A model as saved, packed or not, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no checkpoint of a transformer, or truncated, or does not fit its configuration.
+        """
+        return checkpoint.load_transformer(cls, Path(path))
