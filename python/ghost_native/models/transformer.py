@@ -40,8 +40,6 @@ from ghost_native.nn.recompute import recomputed
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_Block = Callable[[mx.array, "KeyValues | None"], tuple[mx.array, KeyValues]]
-
 INITIAL_SCALE = 0.02  # of the embedding and the head: logits start small, every token about equally likely
 
 
@@ -126,7 +124,8 @@ class Transformer(CodebookModel):
 
     def __call__(self, tokens: mx.array, *, key: mx.array | None = None) -> mx.array:
         """Logits (batch, seqlen, vocab_size) for tokens (batch, seqlen), from an empty context."""
-        return self.forward(tokens, key=key).logits
+        # Without the state nothing of a block is kept but its input, where gradients are checkpointed.
+        return self._continue(tokens, None, self._key(key), want_state=False)[0]
 
     def step(self, tokens: mx.array, state: TransformerState) -> tuple[mx.array, TransformerState]:
         """Continue a stream by tokens (batch, any length >= 1): logits (batch, length, vocab_size) and the new state.
@@ -135,7 +134,7 @@ class Transformer(CodebookModel):
         than max_seq_len: the context then begins anew with its last ``max_seq_len // 2`` tokens, which takes a pass
         over them every ``max_seq_len - max_seq_len // 2`` tokens. No values are dropped out, whatever the mode.
         """
-        return self._continue(tokens, state, None)
+        return self._continue(tokens, state, None, want_state=True)
 
     def init_state(self, batch: int = 1) -> TransformerState:
         """The state before the first token of `batch` streams."""
@@ -162,15 +161,17 @@ class Transformer(CodebookModel):
         Raises:
             ValueError: tokens are not integers of shape (batch, seqlen), or the state is of another number of streams.
         """
-        if not self.training or self.config.dropout == 0:
-            key = None
-        elif key is None:
-            key = dropout_key()
-        logits, state = self._continue(tokens, state, key)
+        logits, state = self._continue(tokens, state, self._key(key), want_state=True)
         return TransformerForward(logits, state, [1.0] * self.config.n_layers)
 
+    def _key(self, key: mx.array | None) -> mx.array | None:
+        """The key to drop by, None where nothing is dropped."""
+        if not self.training or self.config.dropout == 0:
+            return None
+        return dropout_key() if key is None else key
+
     def _continue(
-        self, tokens: mx.array, state: TransformerState | None, key: mx.array | None
+        self, tokens: mx.array, state: TransformerState | None, key: mx.array | None, *, want_state: bool
     ) -> tuple[mx.array, TransformerState]:
         if tokens.ndim != 2:
             raise ValueError(f"[Transformer] tokens must be (batch, seqlen), given shape {tuple(tokens.shape)}.")
@@ -183,7 +184,7 @@ class Transformer(CodebookModel):
         tokens = mx.clip(tokens.astype(mx.int32), 0, self.config.vocab_size - 1)
         limit = self.config.max_seq_len
         if state is None and 0 < seqlen <= limit:
-            return self._pass(tokens, None, key, 0)
+            return self._pass(tokens, None, key, 0, want_state)
         state = self.init_state(batch) if state is None else state
         pieces: list[mx.array] = []
         at = 0
@@ -195,11 +196,8 @@ class Transformer(CodebookModel):
                 end = min(seqlen, at + limit - again)
                 piece = mx.concatenate([state["tokens"][:, limit - again : limit], tokens[:, at:end]], axis=1)
                 state = self.init_state(batch)
-            if key is not None:
-                key, drop = mx.random.split(key)
-            else:
-                drop = None
-            logits, state = self._pass(piece, state, drop, again)
+            key, drop = (None, None) if key is None else mx.random.split(key)
+            logits, state = self._pass(piece, state, drop, again, True)
             pieces.append(logits)
             at = end
         if not pieces:
@@ -207,9 +205,9 @@ class Transformer(CodebookModel):
         return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=1), state
 
     def _pass(
-        self, tokens: mx.array, state: TransformerState | None, key: mx.array | None, skip: int
+        self, tokens: mx.array, state: TransformerState | None, key: mx.array | None, skip: int, want_state: bool
     ) -> tuple[mx.array, TransformerState]:
-        """Tokens that fit into the context. Logits of all but the first `skip`, and the new state."""
+        """Tokens that fit into the context. Logits of all but the first `skip`, and the new state if that is wanted."""
         count, seqlen = 0 if state is None else state["count"], tokens.shape[1]
         held = tokens
         if state is not None:
@@ -222,15 +220,22 @@ class Transformer(CodebookModel):
         layers: list[KeyValues] = []
         for l, layer in enumerate(self.layers):
             past = None if state is None else state["layers"][l]
-            h, layer_state = self._block(layer, rotary, count, keys[l + 1])(h, past)
-            layers.append(layer_state)
+            if want_state:
+                h, new_state = self._block(layer, rotary, count, keys[l + 1])(h, past)
+                layers.append(new_state)
+            else:
+                h = self._block(layer, rotary, count, keys[l + 1], slice(1))(h, past)[0]
         h = self.norm(h[:, skip:])
         logits = self.head(h) if "head" in self else ops.dense_matmul(h, self.embedding.weight)
         return logits, TransformerState(tokens=held, count=count + seqlen, layers=layers)
 
-    def _block(self, layer: TransformerBlock, rotary: Rotary, count: int, key: mx.array | None) -> _Block:
-        def run(h: mx.array, past: KeyValues | None) -> tuple[mx.array, KeyValues]:
-            return layer(h, rotary, past, count, key)
+    def _block(
+        self, layer: TransformerBlock, rotary: Rotary, count: int, key: mx.array | None, results: slice = slice(None)
+    ) -> Callable[[mx.array, KeyValues | None], Any]:
+        """The results of a block that are wanted, as a function of what gradients flow to."""
+
+        def run(h: mx.array, past: KeyValues | None) -> Any:
+            return layer(h, rotary, past, count, key)[results]
 
         return recomputed(layer, run) if self._checkpointing and self.training else run
 
