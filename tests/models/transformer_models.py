@@ -18,14 +18,17 @@ SMALL: dict[str, Any] = {
 
 
 def build(seed: int = 5, **changes: Any) -> Transformer:
-    """Small, its initial weights shaken so that every one of them matters."""
+    """Small, its initial weights made large enough that every one of them matters."""
     model = Transformer(TransformerConfig(**{**SMALL, **changes}), seed=seed)
     random = np.random.default_rng(seed)
     for module in model.modules():
         name = type(module).__name__
         if name == "RMSNorm":
             module.weight = mx.array(random.uniform(0.5, 1.5, module.weight.shape).astype(np.float32))
-    model.embedding.weight = model.embedding.weight * 30
+    for layer in model.layers:
+        for out in (layer.attention.out, layer.ffn.down):
+            out.update({k: 20 * w for k, w in out.parameters().items()})
+    model.embedding.weight = model.embedding.weight * 8
     mx.eval(model.parameters())
     return model
 

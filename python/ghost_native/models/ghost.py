@@ -135,6 +135,7 @@ class Ghost(CodebookModel):
         self.head = Linear(config.dim, 256, scale=0.5 * config.dim**-0.5)
         self._facts = FactStore(max_key=config.max_key, max_value=config.max_value)
         self._decoder = Decoder(GhostLayer)
+        self._checkpointing = False
 
     # -- the function -------------------------------------------------------------------------------------------------
 

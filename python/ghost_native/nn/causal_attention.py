@@ -60,16 +60,16 @@ class CausalAttention(nn.Module):
         dim: width of input and output.
         num_heads: a divisor of dim.
         mode: weight mode of the projections.
-        num_layers: depth of the model, which scales the initial output projection.
+        out_scale: standard deviation of the initial output projection, in multiples of ``dim ** -0.5``.
     """
 
-    def __init__(self, dim: int, num_heads: int, *, mode: WeightMode = "codebook", num_layers: int = 1) -> None:
+    def __init__(self, dim: int, num_heads: int, *, mode: WeightMode = "codebook", out_scale: float = 1.0) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.query = CodebookLinear(dim, dim, mode=mode)
         self.key = CodebookLinear(dim, dim, mode=mode)
         self.value = CodebookLinear(dim, dim, mode=mode)
-        self.out = CodebookLinear(dim, dim, mode=mode, scale=(2 * num_layers * dim) ** -0.5)
+        self.out = CodebookLinear(dim, dim, mode=mode, scale=out_scale * dim**-0.5)
 
     def init_state(self, batch: int, dtype: mx.Dtype = mx.float32) -> KeyValues:
         empty = mx.zeros((batch, 0, self.query_dim), dtype=dtype)

@@ -31,7 +31,7 @@ class GatedFeedForward(nn.Module):
         hidden: inner width.
         activation: "silu" for the gated form (SwiGLU; Shazeer, 2020, arXiv:2002.05202), "gelu" for the plain one.
         mode: weight mode of the products.
-        num_layers: depth of the model, which scales the initial output product.
+        out_scale: standard deviation of the initial weights of ``down``, in multiples of ``hidden ** -0.5``.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class GatedFeedForward(nn.Module):
         *,
         activation: FeedForwardActivation = "silu",
         mode: WeightMode = "codebook",
-        num_layers: int = 1,
+        out_scale: float = 1.0,
     ) -> None:
         super().__init__()
         if activation == "silu":
             self.gate = CodebookLinear(dim, hidden, mode=mode)
         self.up = CodebookLinear(dim, hidden, mode=mode)
-        self.down = CodebookLinear(hidden, dim, mode=mode, scale=(2 * num_layers * hidden) ** -0.5)
+        self.down = CodebookLinear(hidden, dim, mode=mode, scale=out_scale * hidden**-0.5)
 
     def __call__(self, x: mx.array) -> mx.array:
         inner = silu(self.gate(x)) * self.up(x) if "gate" in self else ops.gelu(self.up(x))
