@@ -197,6 +197,19 @@ def test_float16_recovers_from_overflow():
     assert list(made.run())[-1].bpt < 7
 
 
+@pytest.mark.parametrize("changes", [{"num_layers": 6}, {"num_layers": 6, "routing": True}], ids=["dense", "routed"])
+def test_gradient_checkpointing_takes_the_same_steps_in_less_memory(changes):
+    plain, recomputing, peaks = tiny(**changes), tiny(**changes), []
+    for model, on in ((plain, False), (recomputing, True)):
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        reports = train(model, total_steps=3, gradient_checkpointing=on, micro_batch_size=16)
+        peaks.append((mx.get_peak_memory(), [report.loss for report in reports]))
+    assert peaks[1][0] < 0.8 * peaks[0][0]
+    assert peaks[1][1] == pytest.approx(peaks[0][1], rel=1e-5)
+    assert not recomputing.recomputes
+
+
 def test_the_loss_scale_grows_again():
     scale = LossScale(8.0)
     scale.after(False)

@@ -20,6 +20,7 @@ class CodebookModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._compute_dtype = "float32"
+        self._checkpointing = False
 
     @property
     def compute_dtype(self) -> mx.Dtype:
@@ -37,6 +38,20 @@ class CodebookModel(nn.Module):
                 f"[{type(self).__name__}] unknown compute_dtype, given {dtype}, allowed: {', '.join(names.values())}."
             )
         self._compute_dtype = names[dtype]
+
+    def set_gradient_checkpointing(self, on: bool) -> Self:
+        """Whether a pass in training mode keeps only every layer's input for the gradients, in place.
+
+        The rest is computed again, one layer at a time: less memory for about a third more time. Gradients stay the
+        same bit for bit (Chen et al., 2016, arXiv:1604.06174).
+        """
+        self._checkpointing = on
+        return self
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether a pass now would keep only every layer's input."""
+        return self._checkpointing and bool(self.training)
 
     def codebook_layers(self) -> list[tuple[str, CodebookLinear]]:
         """The layers with 2-bit weights, with their names."""

@@ -20,6 +20,7 @@ O(1) but for the strided attention keys, one row per `stride` bytes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,6 +41,7 @@ from ghost_native.nn.feed_forward import FeedForward
 from ghost_native.nn.linear import Linear
 from ghost_native.nn.mamba import Mamba
 from ghost_native.nn.norm import RMSNorm
+from ghost_native.nn.recompute import recomputed
 from ghost_native.nn.router import Route, Router
 from ghost_native.nn.tokenizer import StateSpaceTokenizer
 
@@ -135,7 +137,6 @@ class Ghost(CodebookModel):
         self.head = Linear(config.dim, 256, scale=0.5 * config.dim**-0.5)
         self._facts = FactStore(max_key=config.max_key, max_value=config.max_value)
         self._decoder = Decoder(GhostLayer)
-        self._checkpointing = False
 
     # -- the function -------------------------------------------------------------------------------------------------
 
@@ -219,15 +220,21 @@ class Ghost(CodebookModel):
     ) -> tuple[mx.array, LayerState, float]:
         """Layer l over the bytes with depth > l. Returns h, the layer's new state and the share of bytes."""
         if l < self.config.min_depth or not self.config.routing:
-            h, state = layer(h, state)
+            h, state = self._layer(layer)(h, state)
             return h, state, 1.0
         plan = ops.routing_plan(depth > l)
         n = plan.indices.shape[0]
         if n == 0:
             return h, state, 0.0
-        x, state = layer(ops.skip_gather(h, plan), state, plan.cu_seqlens)
+        x, state = self._layer(layer, plan.cu_seqlens)(ops.skip_gather(h, plan), state)
         gate = ops.skip_gather(Router.gate(depth, l)[..., None], plan)[:, 0]
         return ops.skip_scatter(h, x, plan, gate), state, n / depth.size
+
+    def _layer(self, layer: GhostLayer, cu_seqlens: mx.array | None = None) -> Callable[..., tuple[mx.array, Any]]:
+        def run(h: mx.array, state: LayerState) -> tuple[mx.array, LayerState]:
+            return layer(h, state, cu_seqlens)
+
+        return recomputed(layer, run) if self.recomputes else run
 
     # -- inspection ---------------------------------------------------------------------------------------------------
 

@@ -122,7 +122,6 @@ class Transformer(CodebookModel):
         if not config.tie_embeddings:
             self.head = Linear(config.d_model, config.vocab_size, scale=scale)
         self._rotary = rotary_table(config.max_seq_len, config.head_dim, config.rope_theta)
-        self._checkpointing = False
 
     # -- the function -------------------------------------------------------------------------------------------------
 
@@ -142,12 +141,18 @@ class Transformer(CodebookModel):
 
     def init_state(self, batch: int = 1) -> TransformerState:
         """The state before the first token of `batch` streams."""
-        dtype = self.compute_dtype
+        dtype = self._stream_dtype
         return TransformerState(
             tokens=mx.zeros((batch, 0), dtype=mx.int32),
             count=0,
             layers=[layer.attention.init_state(batch, dtype) for layer in self.layers],
         )
+
+    @property
+    def _stream_dtype(self) -> mx.Dtype:
+        """Of the residual stream: that of the weights where these are half precision already."""
+        held = self.embedding.weight.dtype
+        return self.compute_dtype if held == mx.float32 else held
 
     def forward(
         self, tokens: mx.array, state: TransformerState | None = None, *, key: mx.array | None = None
@@ -220,7 +225,7 @@ class Transformer(CodebookModel):
             tokens = held[:, count : count + seqlen]
         keys = [None] * (len(self.layers) + 1) if key is None else mx.random.split(key, len(self.layers) + 1)
         rotary = self._rotary.rows(count, count + seqlen)
-        h = ops.embedding(self.embedding.weight, tokens).astype(self.compute_dtype)
+        h = ops.embedding(self.embedding.weight, tokens).astype(self._stream_dtype)
         h = dropout(h, self.config.dropout, keys[0])
         layers: list[KeyValues] = []
         for l, layer in enumerate(self.layers):
@@ -242,18 +247,7 @@ class Transformer(CodebookModel):
         def run(h: mx.array, past: KeyValues | None) -> Any:
             return layer(h, rotary, past, count, key)[results]
 
-        return recomputed(layer, run) if self._checkpointing and self.training else run
-
-    # -- training -----------------------------------------------------------------------------------------------------
-
-    def set_gradient_checkpointing(self, on: bool) -> Self:
-        """Whether a pass in training mode keeps only every block's input for the gradients, in place.
-
-        The rest is computed again, one block at a time: less memory for about a third more time. Gradients stay the
-        same bit for bit (Chen et al., 2016, arXiv:1604.06174).
-        """
-        self._checkpointing = on
-        return self
+        return recomputed(layer, run) if self.recomputes else run
 
     # -- files --------------------------------------------------------------------------------------------------------
 

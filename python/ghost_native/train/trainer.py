@@ -270,9 +270,7 @@ class Trainer:
                 looked at, so that model and :meth:`state` are exactly those after it.
         """
         precision = _Precision(self.model, self.config.precision)
-        gradient_checkpointing = getattr(self.model, "set_gradient_checkpointing", None)
-        if gradient_checkpointing is not None:
-            gradient_checkpointing(self.config.gradient_checkpointing)
+        self.model.set_gradient_checkpointing(self.config.gradient_checkpointing)
         self.model.train()
         try:
             yield from self._steps(stop, pause)
@@ -280,6 +278,7 @@ class Trainer:
             raise self.ranks.explained(error) from error
         finally:
             precision.restore()
+            self.model.set_gradient_checkpointing(False)
 
     def _steps(self, stop: Callable[[], bool], pause: Callable[[int], bool]) -> Iterator[StepReport]:
         self._begin = begin = time.perf_counter() - self.elapsed_s
