@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from ghost_native import Ghost
-from ghost_native.cli import main, run_training
+from ghost_native.cli import main
 from ghost_native.cli.app import VERBS
+from ghost_native.cli.display import Display
 from ghost_native.data import baselines, read_documents
 from ghost_native.generate import generate
+from ghost_native.models import Transformer
 from ghost_native.train import evaluate
 
 Run = Callable[..., tuple[int, str, str]]
@@ -92,12 +94,13 @@ def test_version_and_no_command(run: Run) -> None:
             ["train", "x", "--sede", "1"],
             "unknown argument '--sede' (did you mean '--seed'?); ghost-native train --help",
         ),
-        (["train"], "the following arguments are required: PATH"),
+        (["train", "a.yaml", "b.yaml"], "one configuration file at a time, given a.yaml and b.yaml"),
+        (["train", "x", "--init", "y", "--dim", "32"], "--init brings its own size"),
+        (["train", "x", "--pack"], "--pack needs --out FILE"),
         (["train", "x", "--steps", "0"], "argument --steps: given 0, allowed is a whole number, at least 1"),
         (["train", "x", "--steps", "3", "--seconds", "2"], "argument --seconds: not allowed with argument --steps"),
         (["train", "x", "--learning-rate", "much"], "given 'much', allowed is a number, more than 0"),
         (["train", "x", "--facts", "1"], "given 1, allowed is a number, at least 0 and at most 0.9"),
-        (["train", "x", "--preset", "huge"], "invalid choice: 'huge'"),
         (["generate", "x", "--top-p", "0"], "given 0, allowed is a number, more than 0 and at most 1"),
         (["generate", "x", "--temperature", "nan"], "given nan, allowed is a number, at least 0"),
         (["generate", "x", "--fact", "novalue"], "given 'novalue', allowed is KEY=VALUE"),
@@ -123,9 +126,11 @@ def test_failures(run: Run, tmp_path: Path, checkpoint: Path, folder: Path) -> N
         (["train", folder, "--out", tmp_path / "a" / "b"], "there is no folder"),
         (["train", folder, *TINY, "--dim", "33", "--out", tmp_path / "x"], "dim is out of range, given 33"),
         (["train", folder, *TINY, "--seqlen", "100000"], "at least seqlen + 1 = 100001 are needed; give more text"),
-        (["train", folder, *TINY, "--heldout", "0.7"], "heldout_fraction is 0.7"),
-        (["train", folder, *TINY, "--heldout", folder / "part1.txt"], "also to be trained on; keep them apart"),
-        (["train", folder, "--init", checkpoint, "--dim", "32"], "--init brings its own size"),
+        (["train", folder, *TINY, "--heldout", "0.7"], "data.heldout is out of range, given 0.7, allowed: 0 to 0.5"),
+        (["train", folder, *TINY, "--heldout", folder / "part1.txt"], "also in data.paths; keep them apart"),
+        (["train", folder, "--preset", "huge"], "preset is unknown, given 'huge', allowed: quick_test"),
+        (["train", folder, "--set", "train.warmup=3"], "Did you mean 'train.warmup_steps'?"),
+        (["train"], "no data is named"),
         (["eval", tmp_path / "missing.safetensors", folder], "no such checkpoint"),
         (["eval", folder, folder], "is a folder; name the .safetensors file"),
         (["eval", checkpoint, tmp_path / "none"], "are empty or hidden"),
@@ -162,6 +167,7 @@ def test_train_reports_and_saves(run: Run, folder: Path, tmp_path: Path) -> None
     assert code == 0 and Ghost.load(path).config.dim == 32
     assert "Ghost " in out and "gzip -9" in out and "xz -9e" in out and str(path) in out
     assert "100%  learning text  step 2" in err and "held-out " in err and "7 documents" in err
+    assert (tmp_path / "m-run" / "step-00000002").is_dir() and (tmp_path / "m-run" / "config.yaml").is_file()
     assert "\x1b" not in out + err, "plain when it is not a terminal"
 
 
@@ -183,24 +189,28 @@ def test_train_options(run: Run, folder: Path, tmp_path: Path, checkpoint: Path)
     assert code == 1
     assert_one_line(err, "packed to 2 bits, which cannot be trained")
 
-    code, out, err = run("train", folder, *TINY, "--heldout", "0", "--facts", "0.5", "--out", path)
+    code, out, err = run("train", folder, *TINY, "--heldout", "0", "--facts", "0.5", "--out", tmp_path / "facts")
     assert code == 0 and "gzip" not in out and "learning to use facts" in err
 
     arguments = ("--init", checkpoint, "--seconds", "0.4", "--batch", 2, "--seqlen", 16, "--learning-rate", "1e-9")
+    path = tmp_path / "slow"
     code, _, err = run("train", folder, *arguments, "--out", path)
-    assert code == 0 and "batches of 2 x 16 bytes" in err
+    assert code == 0 and "of 2 x 16 bytes" in err
     before, after = (evaluate(Ghost.load(p), read_documents(other)[0]).bpb for p in (checkpoint, path))
     assert abs(before - after) < 1e-3, "so small a rate leaves the model that --init named"
 
 
 def test_ctrl_c_saves_and_says_where(run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.safetensors"
-    monkeypatch.setattr(run_training.Display, "show", lambda *_: signal.raise_signal(signal.SIGINT))
     before = signal.getsignal(signal.SIGINT)
-    code, _, err = run("train", folder, *TINY[:-1], "50", "--out", path)
-    assert code == 130 and f"interrupted after 1 steps; saved to {path}" in err and f"--init {path}" in err
-    assert signal.getsignal(signal.SIGINT) is before
-    assert run("train", folder, "--init", path, "--steps", 1, "--heldout", "0", "--out", path)[0] == 130
+    with monkeypatch.context() as patch:
+        once = iter([signal.SIGINT])
+        patch.setattr(Display, "stepped", lambda *_: [signal.raise_signal(number) for number in once])
+        code, _, err = run("train", folder, *TINY[:-1], "50", "--out", path)
+    assert code == 130 and "interrupted after 2 steps; saved" in err and "--resume auto" in err
+    assert signal.getsignal(signal.SIGINT) is before and Ghost.load(path).config.dim == 32
+    code, _, err = run("train", folder, *TINY[:-1], "6", "--out", path, "--resume", "auto")
+    assert code == 0 and "going on after step 2" in err and "step 6" in err
 
 
 def test_a_second_ctrl_c_ends_at_once(run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,9 +218,49 @@ def test_a_second_ctrl_c_ends_at_once(run: Run, folder: Path, tmp_path: Path, mo
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(run_training.Display, "show", twice)
+    monkeypatch.setattr(Display, "stepped", twice)
     code, _, err = run("train", folder, *TINY, "--out", tmp_path / "m")
-    assert code == 130 and err.endswith("interrupted\n") and list(tmp_path.iterdir()) == []
+    assert code == 130 and err.endswith("interrupted\n") and not (tmp_path / "m").exists()
+
+
+def test_a_finished_run_is_not_written_over(run: Run, folder: Path, tmp_path: Path) -> None:
+    arguments = ("train", folder, *TINY, "--save-dir", tmp_path / "r")
+    assert run(*arguments)[0] == 0
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert_one_line(err, "holds a run of 2 steps: --resume goes on with it, --overwrite starts over")
+    assert run(*arguments, "--resume", "auto")[0] == 0
+    assert run(*arguments, "--overwrite")[0] == 0
+    assert run(*arguments, "--resume", "7")[0] == 1
+    assert run(*arguments, "--resume", "newest")[0] == 2
+
+
+def test_a_configuration_file_and_what_stands_above_it(run: Run, folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "model: {type: ghost, dim: 32, num_layers: 2}\n"
+        f"data: {{paths: [{json.dumps(str(folder))}], seq_len: 16}}\n"
+        f"train: {{total_steps: 3, micro_batch_size: 2, save_dir: {json.dumps(str(tmp_path / 'r'))}}}\n"
+    )
+    code, out, _ = run("train", config, "--set", "train.lr=1e-3", "--layers", "1", "--print-config")
+    assert code == 0 and "lr: 0.001" in out and "num_layers: 1" in out and "seq_len: 16" in out
+    code, out, err = run("train", config, "--dry-run")
+    assert code == 0 and "nothing was trained" in out and "3 steps of 2 x 16 bytes" in err
+    assert not (tmp_path / "r").exists()
+    assert run("train", config)[0] == 0
+    assert Ghost.load(tmp_path / "r" / "model.safetensors").config.num_layers == 2
+    code, out, _ = run("train", tmp_path / "r" / "config.yaml", "--print-config")
+    assert code == 0 and out == (tmp_path / "r" / "config.yaml").read_text()
+
+
+def test_a_transformer_trains_by_the_same_command(run: Run, folder: Path, tmp_path: Path) -> None:
+    size = [f"--set=model.{name}={value}" for name, value in
+            {"n_layers": 2, "d_model": 32, "n_heads": 2, "vocab_size": 256}.items()]  # fmt: skip
+    path = tmp_path / "t.safetensors"
+    code, out, err = run("train", folder, "--preset", "tiny", *size, "--steps", 2, "--batch", 2, "--seqlen", 16,
+                         "--out", path)  # fmt: skip
+    assert code == 0 and "transformer with" in err and "transformer" in out
+    assert Transformer.load(path).config.d_model == 32
 
 
 def test_ctrl_c_from_outside(folder: Path, tmp_path: Path) -> None:
@@ -227,7 +277,7 @@ def test_ctrl_c_from_outside(folder: Path, tmp_path: Path) -> None:
     rest = child.stderr.read()
     child.stderr.close()
     assert child.wait(30) == 130, "".join(lines) + rest
-    assert "saved to" in rest and Ghost.load(path).config.dim == 32
+    assert "saved" in rest and Ghost.load(path).config.dim == 32
 
 
 # -- eval -------------------------------------------------------------------------------------------------------------

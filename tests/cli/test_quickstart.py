@@ -10,6 +10,7 @@ import pytest
 import ghost_native.data
 from ghost_native import Ghost, GhostConfig
 from ghost_native.cli import main, quickstart, run_training
+from ghost_native.cli.display import Display
 from ghost_native.data import Corpus, Document
 from ghost_native.data.corpora import Skipped
 
@@ -68,7 +69,8 @@ def test_impossible_facts_and_places_are_refused_before_training(
 
 
 def test_ctrl_c_saves(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_training.Display, "show", lambda *_: signal.raise_signal(signal.SIGINT))
+    once = iter([signal.SIGINT])
+    monkeypatch.setattr(Display, "stepped", lambda *_: [signal.raise_signal(number) for number in once])
     path = tmp_path / "q"
     assert main(["quickstart", "--seconds", "30", "--out", str(path)]) == 130
     assert f"saved to {path}" in capsys.readouterr().err and not Ghost.load(path).is_packed

@@ -195,7 +195,7 @@ def test_writing_errors_leave_nothing(tmp_path: Path) -> None:
             raise error
     assert list(tmp_path.iterdir()) == []
     write(path, [[1]])
-    with pytest.raises(FileExistsError, match="s exists; remove it or choose another name"):
+    with pytest.raises(FileExistsError, match=r"there is something at .*s, allowed: a new name"):
         write(path, [[2]])
     assert Shards(path).document(0).tolist() == [1, END]
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*none; make it first"):

@@ -261,7 +261,7 @@ def test_llamas_of_others(tmp_path):
         ({"num_hidden_layers": 2}, "weight 'model.layers.2.* allowed: None"),
         ({"hidden_size": None}, "is broken: TypeError"),
         ({"hidden_size": 0}, "is broken: ZeroDivisionError"),
-        ({"num_attention_heads": 5}, "is broken: ValueError .*n_heads is out of range, given 5"),
+        ({"num_attention_heads": 5}, "is broken: ConfigError .*n_heads is out of range, given 5"),
         ({"tie_word_embeddings": False}, "weight 'head.weight', given None"),
     ],
 )  # fmt: skip

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ghost_native.train.trainer import Phase
 
 _SMOOTHING = 0.9
-_WORDS = {"facts": "learning to use facts", "text": "learning"}
+_WORDS = {"facts": "learning to use facts", "text": "learning text"}
 
 
 class _Left(ProgressColumn):

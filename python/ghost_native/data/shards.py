@@ -23,8 +23,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ghost_native.data.files import whole_folder
 from ghost_native.data.tokenizer import Tokenizer, special
+from ghost_native.models.atomic import atomic_folder
 
 MAGIC = "ghost_native.shards"
 VERSION = 1
@@ -110,7 +110,6 @@ class ShardWriter:
 
     Raises:
         FileExistsError: there is something at `path`.
-        FileNotFoundError: the folder to hold it does not exist.
         ValueError: shard_tokens below 1, a tokenizer without end token, at the end no document at all.
     """
 
@@ -128,7 +127,7 @@ class ShardWriter:
         self._in_file = 0
 
     def __enter__(self) -> ShardWriter:
-        self._context: AbstractContextManager[Path] = whole_folder(self.path, "ShardWriter")
+        self._context: AbstractContextManager[Path] = atomic_folder(self.path)
         self._folder = self._context.__enter__()
         return self
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,19 +22,39 @@ def atomic_file(path: Path, *, suffix: str | None = None) -> Iterator[Path]:
     Raises:
         OSError: of the file system, a full disk for one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = path.suffix if suffix is None else suffix
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}-", suffix=suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with atomic_files({path: path.suffix if suffix is None else suffix}) as (temporary,):
         yield temporary
-        _sync(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-        _sync(path.parent)
+
+
+@contextmanager
+def atomic_files(paths: Mapping[Path, str]) -> Iterator[list[Path]]:
+    """The same for several files that belong together; `paths` maps each to the suffix of its temporary name.
+
+    The last one says that the others belong together: it is gone while they are being renamed.
+
+    Raises:
+        OSError: of the file system.
+    """
+    temporaries: list[Path] = []
+    try:
+        for path, suffix in paths.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}-", suffix=suffix)
+            os.close(handle)
+            temporaries.append(Path(name))
+        yield temporaries
+        for temporary in temporaries:
+            _sync(temporary)
+            temporary.chmod(0o666 & ~_umask())
+        if len(paths) > 1:
+            list(paths)[-1].unlink(missing_ok=True)
+        for path, temporary in zip(paths, temporaries, strict=True):
+            temporary.replace(path)
+        for folder in {path.parent for path in paths}:
+            _sync(folder)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
         raise
 
 

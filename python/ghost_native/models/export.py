@@ -14,12 +14,13 @@ from typing import Any
 import mlx.core as mx
 
 from ghost_native import ops
+from ghost_native.models.atomic import atomic_files
 from ghost_native.models.checkpoint import FORMAT, TRANSFORMER_FORMAT
 from ghost_native.models.config import GhostConfig
 from ghost_native.models.ghost import Ghost
 from ghost_native.models.transformer import Transformer
 from ghost_native.models.transformer_config import HIDDEN_UNIT, TransformerConfig
-from ghost_native.models.weights_file import put_weights, read_weights, replace_whole
+from ghost_native.models.weights_file import put_weights, read_weights
 from ghost_native.nn.fact_store import FactStore
 from ghost_native.nn.linear import CodebookLinear
 
@@ -79,13 +80,10 @@ def export_model(model: Ghost | Transformer, folder: str | Path, *, dequantize: 
             described["config"] = config
     mx.eval(weights)
     text = json.dumps(described, indent=2) + "\n"
-    replace_whole(
-        {
-            # Transformers refuses files that do not say what they were written by.
-            folder / WEIGHTS: lambda path: mx.save_safetensors(str(path), weights, {"format": "mlx"}),
-            folder / CONFIG: lambda path: _write(path, text),
-        }
-    )
+    with atomic_files({folder / WEIGHTS: ".safetensors", folder / CONFIG: ".json"}) as (weights_file, config_file):
+        # Transformers refuses files that do not say what they were written by.
+        mx.save_safetensors(str(weights_file), weights, {"format": "mlx"})
+        config_file.write_text(text, encoding="utf-8")
 
 
 def import_model(folder: str | Path) -> Ghost | Transformer:
@@ -267,7 +265,3 @@ def _levels(layer: CodebookLinear) -> mx.array:
 
 def _error(path: Path, key: str, given: Any, allowed: str, name: str = "import_model") -> ValueError:
     return ValueError(f"[{name}] {path} cannot be loaded: {key} given {given!r}, allowed: {allowed}.")
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +9,16 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten
 
+from ghost_native.models.atomic import atomic_file
+
 Metadata = dict[str, str]
-
-
-def replace_whole(files: Mapping[Path, Callable[[Path], None]]) -> None:
-    """Have every function write a temporary file beside its path; when all are there, rename them, the last one last.
-
-    Until then nothing has changed: when writing fails, by a full disk for instance, all paths stay as they were. A
-    single file is always whole, the old one or the new. Of several the last says that the others belong together: it is
-    gone while they are being renamed.
-    """
-    temporaries: list[Path] = []
-    try:
-        for path, write in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-            os.close(handle)
-            temporary = Path(name)
-            temporaries.append(temporary)
-            write(temporary)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_umask())
-        if len(files) > 1:
-            list(files)[-1].unlink(missing_ok=True)
-        for path, temporary in zip(files, temporaries, strict=True):
-            temporary.replace(path)
-    except BaseException:
-        for temporary in temporaries:
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_weights(path: Path, weights: dict[str, mx.array], metadata: Metadata) -> None:
     """A .safetensors file at path, atomically."""
     mx.eval(weights)
-    replace_whole({path: lambda temporary: mx.save_safetensors(str(temporary), weights, metadata)})
+    with atomic_file(path, suffix=".safetensors") as temporary:  # MLX adds the ending where it is missing
+        mx.save_safetensors(str(temporary), weights, metadata)
 
 
 def read_weights(path: Path, name: str) -> tuple[dict[str, mx.array], Metadata]:
@@ -86,9 +57,3 @@ def put_weights(model: nn.Module, weights: dict[str, mx.array], path: Path, name
         mx.eval(model.parameters())
     except Exception as error:
         raise ValueError(f"[{name}] {path} cannot be read to its end: {error}.") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
