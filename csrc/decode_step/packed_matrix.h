@@ -37,6 +37,30 @@ class PackedMatrix {
   char* data_ = nullptr;
 };
 
+// The matrices of a layer.
+class LayerPanels {
+ public:
+  LayerPanels(const DecodeLayer& layer, Activation a);
+
+  PackedMatrix in_x, in_z, x_proj, dt_proj, out_proj, up, down;
+  std::vector<PackedMatrix> attention;  // query, key, value and out
+  std::vector<PackedMatrix*> all();
+};
+
+// Some panels of a matrix, to be decoded.
+struct PackTask {
+  PackedMatrix* matrix;
+  int64_t begin;
+  int64_t end;
+  void run() const {
+    for (int64_t p = begin; p < end; ++p) matrix->pack(p);
+  }
+};
+
+// The tasks that decode all of these matrices, into memory that is made if there is not enough.
+std::vector<PackTask> pack_tasks(const std::vector<PackedMatrix*>& matrices,
+                                 std::optional<mx::array>& memory);
+
 // Up to kBlockRows rows of x, rounded to what a mode keeps of them, and their products.
 class RowBlock {
  public:

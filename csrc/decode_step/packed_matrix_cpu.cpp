@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kDepth = 256;           // of float32 panels at once, which stay in the first-level cache
 constexpr int64_t kPanelBytes = 1 << 15;  // likewise of reduced panels
+constexpr int64_t kPanelsTogether = 4;    // decoded by a task
 
 int64_t element_size(Activation activation) { return activation == Activation::int8 ? 1 : 2; }
 
@@ -74,6 +75,44 @@ void PackedMatrix::pack(int64_t panel) {
               at(panel) + k * kCodebookPanelRows * size);
   }
   if (mode.scales) mode.scales(w, row0, count(panel), scales(panel));
+}
+
+LayerPanels::LayerPanels(const DecodeLayer& layer, Activation a)
+    : in_x(layer.in_x, a),
+      in_z(layer.in_z, a),
+      x_proj(layer.x_proj, a),
+      dt_proj(layer.dt_proj, a),
+      out_proj(layer.out_proj, a),
+      up(layer.up, a),
+      down(layer.down, a) {
+  if (!layer.attention) return;
+  const DecodeAttention& heads = *layer.attention;
+  for (const auto* m : {&heads.query, &heads.key, &heads.value, &heads.out}) attention.emplace_back(*m, a);
+}
+
+std::vector<PackedMatrix*> LayerPanels::all() {
+  std::vector<PackedMatrix*> matrices{&in_x, &in_z, &x_proj, &dt_proj, &out_proj, &up, &down};
+  for (auto& m : attention) matrices.push_back(&m);
+  return matrices;
+}
+
+std::vector<PackTask> pack_tasks(const std::vector<PackedMatrix*>& matrices,
+                                 std::optional<mx::array>& memory) {
+  constexpr size_t kLine = 64;
+  const auto wanted = [](const PackedMatrix& m) { return (m.bytes() + kLine - 1) / kLine * kLine; };
+  size_t bytes = kLine;
+  for (const auto* m : matrices) bytes += wanted(*m);
+  if (!memory || memory->nbytes() < bytes) memory = make({static_cast<int>(bytes / sizeof(float))});
+  char* to = memory->data<char>();
+  to += (kLine - reinterpret_cast<uintptr_t>(to) % kLine) % kLine;
+  std::vector<PackTask> tasks;
+  for (auto* m : matrices) {
+    m->put_at(to);
+    to += wanted(*m);
+    for (int64_t p = 0; p < m->panels(); p += kPanelsTogether)
+      tasks.push_back({m, p, std::min(p + kPanelsTogether, m->panels())});
+  }
+  return tasks;
 }
 
 int64_t RowBlock::floats(int64_t columns) {

@@ -19,10 +19,9 @@
 namespace ghost {
 namespace {
 
-constexpr int64_t kChunkRows = 512;     // that a block goes through together: their floats stay in a cache
-constexpr int64_t kFewRows = 32;        // below which decoding a matrix costs more than it saves
-constexpr int64_t kSliceChannels = 64;  // of a scan
-constexpr int64_t kPanelsTogether = 4;
+constexpr int64_t kChunkRows = 512;       // that a block goes through together: their floats stay in a cache
+constexpr int64_t kFewRows = 32;          // below which decoding a matrix costs more than it saves
+constexpr int64_t kSliceChannels = 64;    // of a scan
 constexpr int64_t kSerialWork = 1 << 15;  // state updates that are done sooner than threads wake
 
 // fn(i) for i < n, on several threads if there is enough work.
@@ -36,34 +35,6 @@ void share(int64_t n, bool serial, Fn&& fn) {
 struct Segment {
   int64_t sequence;
   Span rows;
-};
-
-// The decoded matrices of one piece of work.
-class Panels {
- public:
-  Panels(const DecodeLayer& layer, Activation a)
-      : in_x(layer.in_x, a),
-        in_z(layer.in_z, a),
-        x_proj(layer.x_proj, a),
-        dt_proj(layer.dt_proj, a),
-        out_proj(layer.out_proj, a),
-        up(layer.up, a),
-        down(layer.down, a) {
-    all = {&in_x, &in_z, &x_proj, &dt_proj, &out_proj, &up, &down};
-    if (!layer.attention) return;
-    attention.emplace(*layer.attention, a);
-    for (PackedMatrix& m : attention->matrices) all.push_back(&m);
-  }
-  struct Attention {
-    Attention(const DecodeAttention& l, Activation a)
-        : matrices{PackedMatrix(l.query, a), PackedMatrix(l.key, a), PackedMatrix(l.value, a),
-                   PackedMatrix(l.out, a)} {}
-    std::vector<PackedMatrix> matrices;
-  };
-
-  PackedMatrix in_x, in_z, x_proj, dt_proj, out_proj, up, down;
-  std::optional<Attention> attention;
-  std::vector<PackedMatrix*> all;
 };
 
 // The rows of a batch, (batch, seqlen), layer by layer. A task takes a block of rows from norm to product to
@@ -156,35 +127,12 @@ class Prefill {
     }
   }
 
-  // Decodes matrices, and with them whatever else can be prepared in tasks.
+  // Decodes matrices, if that pays, and does other(i) for i < others.
   template <class Fn>
   void pack(const std::vector<PackedMatrix*>& matrices, int64_t others, Fn&& other) {
-    struct Task {
-      PackedMatrix* matrix;
-      int64_t first;
-    };
-    std::vector<Task> tasks;
-    if (!few_) {
-      constexpr size_t kLine = 64;
-      size_t bytes = kLine;
-      for (const auto* m : matrices)
-        bytes += static_cast<size_t>(round_up(static_cast<int64_t>(m->bytes()), kLine));
-      if (!panels_ || panels_->nbytes() < bytes) panels_ = make({static_cast<int>(bytes / sizeof(float))});
-      auto at = reinterpret_cast<uintptr_t>(panels_->data<float>());
-      auto* to = panels_->data<char>() + (kLine - at % kLine) % kLine;
-      for (auto* m : matrices) {
-        m->put_at(to);
-        to += round_up(static_cast<int64_t>(m->bytes()), kLine);
-        for (int64_t p = 0; p < m->panels(); p += kPanelsTogether) tasks.push_back({m, p});
-      }
-    }
+    const std::vector<PackTask> tasks = few_ ? std::vector<PackTask>{} : pack_tasks(matrices, panels_);
     const auto n = static_cast<int64_t>(tasks.size());
-    share(n + others, few_, [&](int64_t i) {
-      if (i >= n) return other(i - n);
-      const Task& task = tasks[static_cast<size_t>(i)];
-      const int64_t end = std::min(task.first + kPanelsTogether, task.matrix->panels());
-      for (int64_t p = task.first; p < end; ++p) task.matrix->pack(p);
-    });
+    share(n + others, few_, [&](int64_t i) { i < n ? tasks[static_cast<size_t>(i)].run() : other(i - n); });
   }
 
   // fn(segment) for the parts of sequences within rows [begin, end).
@@ -375,7 +323,7 @@ class Prefill {
       for (int64_t i = 0; i < n; ++i)
         std::copy_n(this->h() + rows[static_cast<size_t>(i)] * dim_, dim_, h + i * dim_);
     }
-    Panels panels(layer, piece_.activation);
+    LayerPanels panels(layer, piece_.activation);
     Heads heads;
     if (cache) heads.emplace(make({4, static_cast<int>(n), static_cast<int>(dim_)}));
     mamba(layer, panels, conv, ssm, h, n, heads);
@@ -388,7 +336,7 @@ class Prefill {
 
   // Chunk after chunk of the rows through the scan, and through what follows it up to the next block that
   // looks along the sequences.
-  void mamba(const DecodeLayer& layer, Panels& panels, const State& conv, const State& ssm, float* h,
+  void mamba(const DecodeLayer& layer, LayerPanels& panels, const State& conv, const State& ssm, float* h,
              int64_t n, Heads& heads) {
     const int64_t inner = layer.A.shape(0), dstate = layer.A.shape(1);
     const int64_t parts = layer.x_proj.rows, rank = layer.dt_proj.columns;
@@ -408,7 +356,7 @@ class Prefill {
     float* delta = u + chunk * inner;
     float* projected = delta + chunk * inner;
     const auto slice_count = static_cast<int64_t>(slices.size());
-    pack(panels.all, slice_count, [&](int64_t i) {
+    pack(panels.all(), slice_count, [&](int64_t i) {
       const ScanSlice& slice = slices[static_cast<size_t>(i)];
       scan.pack(floats(layer.A), slice, static_cast<int>(dstate), A + slice.block0 * dstate * scan.width);
     });
@@ -479,7 +427,7 @@ class Prefill {
         block.rows.read(block.x, block.pitch_dim, r1 - r0, dim_, piece_.activation);
         for (size_t i = 0; i < 3; ++i) {
           float* to = heads->data<float>() + (static_cast<int64_t>(i) * n + r0) * dim_;
-          block.rows.multiply(panels.attention->matrices[i], to, dim_);
+          block.rows.multiply(panels.attention[i], to, dim_);
         }
       });
     }
@@ -496,7 +444,7 @@ class Prefill {
   }
 
   // h += y, which is what the block before it adds, and then what this one adds.
-  void feed_forward(const DecodeLayer& layer, const Panels& panels, float* h, int64_t r0, int64_t r1,
+  void feed_forward(const DecodeLayer& layer, const LayerPanels& panels, float* h, int64_t r0, int64_t r1,
                     Block& block) const {
     const int64_t n = r1 - r0, wide = layer.up.rows, ld = pitch(wide);
     add_norm(h + r0 * dim_, layer.ffn_norm, block, n);
@@ -511,15 +459,15 @@ class Prefill {
     }
   }
 
-  void attention(const DecodeLayer& layer, const Panels& panels, const AttentionCache& old, float* h,
+  void attention(const DecodeLayer& layer, const LayerPanels& panels, const AttentionCache& old, float* h,
                  int64_t n, mx::array& heads) {
     const SparseAttentionOptions options{static_cast<int>(dim_ / w_.config.head_dim), w_.config.stride};
     float* q = heads.data<float>();
     const float* k = q + n * dim_;
     const float* v = k + n * dim_;
     float* y = q + 3 * n * dim_;
-    const mx::array window_k = settled(old.window_k, old.recent_k);
-    const mx::array window_v = settled(old.window_v, old.recent_v);
+    const mx::array window_k = settled_window(old.window_k, old.recent_k);
+    const mx::array window_v = settled_window(old.window_v, old.recent_v);
     const int far = old.strided_k.shape(1);
     float* logsumexp = scratch(Scratch::decode, static_cast<size_t>(n * options.num_heads));
     attend(options,
@@ -528,77 +476,11 @@ class Prefill {
            spans_, y, logsumexp);
     for_blocks(0, n, [&](int64_t r0, int64_t r1, Block& block) {
       block.rows.read(y + r0 * dim_, dim_, r1 - r0, dim_, piece_.activation);
-      block.rows.multiply(panels.attention->matrices[3], block.y, block.pitch_dim);
+      block.rows.multiply(panels.attention[3], block.y, block.pitch_dim);
       feed_forward(layer, panels, h, r0, r1, block);
     });
-    remember(old, window_k, window_v, k, v);
-  }
-
-  // The window with its recent rows in it.
-  mx::array settled(const mx::array& window, const mx::array& recent) const {
-    const int64_t few = recent.shape(1), stride = w_.config.stride;
-    if (few == 0) return window;
-    mx::array joined = make(window.shape());
-    for (int64_t b = 0; b < batch_; ++b) {
-      const float* from = floats(window) + (b * stride + few) * dim_;
-      float* to = std::copy_n(from, (stride - few) * dim_, joined.data<float>() + b * stride * dim_);
-      std::copy_n(floats(recent) + b * few * dim_, few * dim_, to);
-    }
-    return joined;
-  }
-
-  // The cache after rows k and v of the sequences.
-  void remember(const AttentionCache& old, const mx::array& window_k, const mx::array& window_v,
-                const float* k, const float* v) {
-    const int64_t stride = w_.config.stride;
-    const int batch = static_cast<int>(batch_), dim = static_cast<int>(dim_);
-    mx::array count = make({batch}, mx::int32);
-    int64_t capacity = old.strided_k.shape(1);
-    bool grows = false;
-    for (int64_t b = 0; b < batch_; ++b) {
-      const int64_t before = old.count.data<int32_t>()[b];
-      const int64_t after = before + spans_[static_cast<size_t>(b)].length();
-      count.data<int32_t>()[b] = static_cast<int32_t>(after);
-      grows = grows || after / stride > before / stride;
-      capacity = std::max(capacity, after / stride);
-    }
-    Arrays strided;
-    for (const bool keys : {true, false}) {
-      const float* rows = keys ? k : v;
-      const mx::array& before = keys ? window_k : window_v;
-      mx::array window = make(before.shape());
-      for (int64_t b = 0; b < batch_; ++b) {
-        const Span& span = spans_[static_cast<size_t>(b)];
-        const int64_t fresh = std::min(span.length(), stride);
-        float* to = window.data<float>() + b * stride * dim_;
-        to = std::copy_n(floats(before) + (b * stride + fresh) * dim_, (stride - fresh) * dim_, to);
-        std::copy_n(rows + (span.end - fresh) * dim_, fresh * dim_, to);
-      }
-      out_.push_back(std::move(window));
-      strided.push_back(keys ? old.strided_k : old.strided_v);
-      if (!grows) continue;
-      const mx::array kept = strided.back();
-      const int64_t held = kept.shape(1);
-      strided.back() = make({batch, static_cast<int>(capacity), dim});
-      for (int64_t b = 0; b < batch_; ++b) {
-        const Span& span = spans_[static_cast<size_t>(b)];
-        const int64_t begin = old.count.data<int32_t>()[b];
-        for (int64_t m = 0; m < capacity; ++m) {
-          float* to = strided.back().data<float>() + (b * capacity + m) * dim_;
-          const int64_t t = m * stride + stride - 1 - begin;  // its row among the new ones
-          if (t >= 0 && t < span.length()) {
-            std::copy_n(rows + (span.begin + t) * dim_, dim_, to);
-          } else if (m < held) {
-            std::copy_n(floats(kept) + (b * held + m) * dim_, dim_, to);
-          } else {
-            std::fill_n(to, dim_, 0.0f);
-          }
-        }
-      }
-    }
-    for (int i = 0; i < 2; ++i) out_.push_back(make({batch, 0, dim}));
-    out_.insert(out_.end(), strided.begin(), strided.end());
-    out_.push_back(std::move(count));
+    const Arrays after = cache_after(old, {window_k, window_v}, {k, v}, spans_);
+    out_.insert(out_.end(), after.begin(), after.end());
   }
 
   const DecodeWeights& w_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "common/sequences.h"
 #include "decode_step/decode_step.h"
 
 namespace ghost {
@@ -59,6 +60,20 @@ struct AttentionCache {
       out.push_back(*x);
   }
 };
+
+// The window with its recent rows in it.
+mx::array settled_window(const mx::array& window, const mx::array& recent);
+
+// Keys and values.
+template <class T>
+struct KeysAndValues {
+  T keys;
+  T values;
+};
+
+// The 7 arrays of a cache after new rows of the sequences, which are at `spans`; `windows` are settled.
+Arrays cache_after(const AttentionCache& cache, const KeysAndValues<mx::array>& windows,
+                   const KeysAndValues<const float*>& rows, const std::vector<Span>& spans);
 
 // decode_step() for several bytes of every stream.
 Arrays prefill(const DecodeWeights& weights, DecodePiece piece, const Arrays& inputs);
