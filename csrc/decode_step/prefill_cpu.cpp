@@ -19,8 +19,10 @@
 namespace ghost {
 namespace {
 
-constexpr int64_t kChunkRows = 512;       // that a block goes through together: their floats stay in a cache
-constexpr int64_t kFewRows = 32;          // below which decoding a matrix costs more than it saves
+constexpr int64_t kChunkRows = 512;  // that a block goes through together: their floats stay in a cache
+// Rows below which decoding a matrix costs more than it saves.
+constexpr int64_t kFewRows = 32;
+constexpr int64_t kFewReducedRows = 16;
 constexpr int64_t kSliceChannels = 64;    // of a scan
 constexpr int64_t kSerialWork = 1 << 15;  // state updates that are done sooner than threads wake
 
@@ -304,7 +306,7 @@ class Prefill {
     const DecodeLayer& layer = w_.layers[static_cast<size_t>(l)];
     const std::vector<int64_t> rows = routed(l);
     const auto n = static_cast<int64_t>(rows.size());
-    few_ = n < kFewRows;
+    few_ = n < (piece_.activation == Activation::float32 ? kFewRows : kFewReducedRows);
     const State conv = next_state(), ssm = next_state();
     std::optional<AttentionCache> cache;
     if (layer.attention) {
