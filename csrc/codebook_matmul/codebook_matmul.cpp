@@ -14,14 +14,6 @@ constexpr const char* kAssign = "codebook_assign";
 constexpr const char* kDequantize = "codebook_dequantize";
 constexpr const char* kBucketSum = "bucket_sum";
 
-Activation parse_activation(const char* op, const std::string& name, bool int8) {
-  if (name == "float32") return Activation::float32;
-  if (name == "bfloat16") return Activation::bfloat16;
-  if (name == "int8" && int8) return Activation::int8;
-  fail(op, "unknown activation, given '", name, "', allowed: 'float32', 'bfloat16'",
-       int8 ? ", 'int8'." : ".");
-}
-
 void require_codes(const char* op, const mx::array& codes) {
   require(codes.dtype() == mx::uint32, op, "codes has the wrong dtype, given ", codes.dtype(),
           ", allowed: uint32.");
@@ -107,6 +99,14 @@ mx::array bucket_sums(const mx::array& dw, const mx::array& codes, int groups, m
 }
 
 }  // namespace
+
+Activation parse_activation(const char* op, const std::string& name, bool int8) {
+  if (name == "float32") return Activation::float32;
+  if (name == "bfloat16") return Activation::bfloat16;
+  if (name == "int8" && int8) return Activation::int8;
+  fail(op, "unknown activation, given '", name, "', allowed: 'float32', 'bfloat16'",
+       int8 ? ", 'int8'." : ".");
+}
 
 mx::array codebook_matmul(const mx::array& x, const mx::array& codes, const mx::array& codebook,
                           bool transpose, const std::string& activation, mx::StreamOrDevice stream) {

@@ -11,6 +11,9 @@ namespace ghost {
 // their largest magnitude.
 enum class Activation { float32, bfloat16, int8 };
 
+// By its name; throws for others, and for int8 unless it is allowed.
+Activation parse_activation(const char* op, const std::string& name, bool int8);
+
 // y = x W^T (transpose) or x W, W (N, K) given by two-bit codes (N, K / 16) uint32, 16 to a word, first in
 // the low bits, and a codebook (4,), (N, 1, 4) or (N, K / group_size, 4): W[n, k] = codebook[n, group of k,
 // code].

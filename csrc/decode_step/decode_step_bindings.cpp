@@ -40,13 +40,15 @@ void bind_decode_step(nb::module_& m) {
           "arrays"_a)
       .def(
           "step",
-          [](const DecodeModel& self, const Arrays& inputs, int first, int last,
-             bool front) -> std::optional<Arrays> {
-            if (!decode_available(inputs)) return std::nullopt;
+          [](const DecodeModel& self, const Arrays& inputs, int first, int last, bool front,
+             const std::string& activation) -> std::optional<Arrays> {
+            const DecodePiece piece{first, last, front, parse_activation("decode_step", activation, true)};
+            if (!decode_available(inputs) || !prefill_available(*self.weights, piece.activation))
+              return std::nullopt;
             nb::gil_scoped_release release;
-            return decode_step(*self.weights, {first, last, front}, inputs);
+            return decode_step(*self.weights, piece, inputs);
           },
-          "inputs"_a, "first"_a, "last"_a, "front"_a);
+          "inputs"_a, "first"_a, "last"_a, "front"_a, "activation"_a = "float32");
 #endif
 }
 

@@ -1,4 +1,4 @@
-"""The fast path of :meth:`Ghost.step`: one byte per stream in one call instead of some 200 operations.
+"""The fast path of :meth:`Ghost.step`: bytes of every stream in one call instead of some 200 operations.
 
 It computes what :meth:`Ghost.forward` does, on the same state, so that pieces of text and single bytes mix freely. The
 weights go in once, and every step checks that they are still the model's.
@@ -17,7 +17,7 @@ from ghost_native import ops
 from ghost_native.models.state import GhostState, LayerState, MemoryStream
 from ghost_native.nn.attention import AttentionState, SparseAttention
 from ghost_native.nn.feed_forward import FeedForward
-from ghost_native.nn.linear import CodebookLinear, Linear
+from ghost_native.nn.linear import Activation, CodebookLinear, Linear
 from ghost_native.nn.mamba import Mamba, MambaState
 from ghost_native.nn.norm import EPS, RMSNorm
 from ghost_native.nn.router import Router
@@ -47,6 +47,7 @@ class Decoder:
         self._layer = layer  # whose layers it knows
         self._native: DecodeModel | None = None
         self._model: Callable[[], Ghost | None] = lambda: None  # a weak reference: the model holds this object
+        self._coded: list[CodebookLinear] = []
         self._slots: list[Slot] = []
         self._links: list[Link] = []
 
@@ -57,8 +58,8 @@ class Decoder:
         return Decoder, (self._layer,)
 
     def step(self, model: Ghost, tokens: mx.array, state: GhostState) -> tuple[mx.array, GhostState] | None:
-        """Logits (batch, 1, 256) and the new state for tokens (batch, 1); None where forward() has to do it."""
-        if tokens.ndim != 2 or tokens.shape[1] != 1 or tokens.size == 0:
+        """Logits (batch, seqlen, 256) and the new state for tokens (batch, seqlen); None where forward() must do it."""
+        if tokens.ndim != 2 or tokens.size == 0:
             return None
         if tokens.dtype != mx.int32:
             if not mx.issubdtype(tokens.dtype, mx.integer):
@@ -69,8 +70,11 @@ class Decoder:
         native = self._weights_of(model)
         if native is None:
             return None
+        activation = self._activation() if tokens.shape[1] > 1 else "float32"
+        if activation is None:
+            return None
         memory = model.stored_facts(state["memory"], tokens.shape[0])
-        run = _Run(native, model, tokens, state)
+        run = _Run(native, model, tokens, state, activation)
         if memory is None:
             return run.finish(None) if run.layers(model.config.num_layers) else None
         # With facts the step is cut before every layer that reads them, and between lies the memory's own graph.
@@ -104,6 +108,14 @@ class Decoder:
         except (KeyError, IndexError):  # packed since, or a part taken away
             return False
 
+    def _activation(self) -> Activation | None:
+        """How all two-bit layers multiply; None where they differ, or where latent weights would round otherwise."""
+        activations = {layer.activation for layer in self._coded} or {"float32"}
+        if len(activations) > 1:
+            return None
+        (activation,) = activations
+        return activation if activation == "float32" or all(layer.is_packed for layer in self._coded) else None
+
     def _make(self, model: Ghost) -> DecodeModel | None:
         config = model.config
         tops: list[Link] = [(model, key, model[key]) for key in ("tokenizer", "router", "norm", "head")]
@@ -115,6 +127,7 @@ class Decoder:
             return None
         if not all(type(layer) is self._layer for layer in model.layers):
             return None
+        self._coded = [module for module in modules if isinstance(module, CodebookLinear) and "codebook" in module]
         parts, layers = _model_parts(model), [_layer_parts(layer) for layer in model.layers]
         self._slots = [slot for part in [*parts, *(part for layer in layers for part in layer)] for slot in part]
         sources = [module[name] for module, name in self._slots]
@@ -150,8 +163,11 @@ class Decoder:
 class _Run:
     """One step, by pieces: layers up to some number at a time, with h in between."""
 
-    def __init__(self, native: DecodeModel, model: Ghost, tokens: mx.array, state: GhostState) -> None:
-        self.native, self.config, self.state = native, model.config, state
+    def __init__(
+        self, native: DecodeModel, model: Ghost, tokens: mx.array, state: GhostState, activation: Activation
+    ) -> None:
+        self.native, self.config, self.state, self.activation = native, model.config, state, activation
+        self.seqlen = tokens.shape[1]
         self.h = tokens  # what goes into the next piece
         self.front: list[mx.array] = []  # what the first piece returned
         self.new_layers: list[LayerState] = []
@@ -175,7 +191,7 @@ class _Run:
                 inputs += cache["strided_k"], cache["strided_v"], cache["count"]
         if any(x.dtype == mx.float16 or x.dtype == mx.bfloat16 for x in inputs):
             return False
-        out = self.native.step(inputs, first, last, start)
+        out = self.native.step(inputs, first, last, start, self.activation)
         if out is None:
             return False
         arrays = iter(out)
@@ -195,7 +211,7 @@ class _Run:
                     strided_k=next(arrays),
                     strided_v=next(arrays),
                     count=next(arrays),
-                    seen=layer["attention"]["seen"] + 1,
+                    seen=layer["attention"]["seen"] + self.seqlen,
                     exact=layer["attention"]["exact"] and not routed,
                 )
             self.new_layers.append(new_layer)

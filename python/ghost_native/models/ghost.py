@@ -146,7 +146,7 @@ class Ghost(nn.Module):
         """Continue a stream by tokens (batch, any length >= 1): logits (batch, length, 256) and the new state.
 
         However a text is cut into pieces, the logits are those of one call, to float tolerance (in float32, see
-        :meth:`set_activation`). On CPUs a single byte per stream is one fused step.
+        :meth:`set_activation`). On CPUs all of it is one fused step, where nothing is differentiated.
         """
         decoded = self._decoder.step(self, tokens, state)
         if decoded is not None:

@@ -1,4 +1,4 @@
-"""A whole byte through a model in one call, for CPUs; what :meth:`ghost_native.models.Ghost.step` runs on.
+"""Whole bytes through a model in one call, for CPUs; what :meth:`ghost_native.models.Ghost.step` runs on.
 
 Made for Ghost: its weights go in once, arrays of the state go in and out with every byte. The contract is that of
 ``csrc/decode_step/decode_step.h``; the NumPy form is :mod:`ghost_native.reference.decode_step`.
@@ -34,8 +34,9 @@ def decode_model(sources: list[mx.array], model: Parts, layers: list[Parts], **c
         config: head_dim, stride, eps, routing, min_depth, max_depth, threshold.
 
     Returns:
-        An object with ``step(inputs, first, last, front)``, which returns new states and results, or None
-        where :func:`decode_available` does not hold for the inputs. It is not differentiable.
+        An object with ``step(inputs, first, last, front, activation)``, which returns new states and results, or
+        None where :func:`decode_available` does not hold for the inputs, or several bytes are asked for in an
+        activation that the CPU has no instructions for. It is not differentiable.
 
     Raises:
         ValueError: a wrong number of parts or a wrong shape.
