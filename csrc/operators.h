@@ -15,6 +15,7 @@ void bind_fact_recurrence(nb::module_& m);
 void bind_gelu(nb::module_& m);
 void bind_rms_norm(nb::module_& m);
 void bind_selective_scan(nb::module_& m);
+void bind_silu(nb::module_& m);
 void bind_skip_gather(nb::module_& m);
 void bind_sparse_attention(nb::module_& m);
 
@@ -31,6 +32,7 @@ inline void bind_operators(nb::module_& m) {
   bind_gelu(m);
   bind_rms_norm(m);
   bind_selective_scan(m);
+  bind_silu(m);
   bind_skip_gather(m);
   bind_sparse_attention(m);
 }

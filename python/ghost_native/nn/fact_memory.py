@@ -100,10 +100,6 @@ def _log_sigmoid(x: mx.array) -> mx.array:
     return -mx.logaddexp(-x, mx.array(0.0))
 
 
-def _silu(x: mx.array) -> mx.array:
-    return x * mx.sigmoid(x)
-
-
 def _dense(x: mx.array, weight: mx.array) -> mx.array:
     """x @ weight.T: every dense product of this module with a learned matrix goes through here."""
     return ops.dense_matmul(x, weight)
@@ -211,7 +207,7 @@ class FactMemory(nn.Module):
         """Unit feature of the last four bytes and the gates' share of it, for the last `seqlen` columns."""
         embedded = ops.embedding(self.byte_embedding, folded[:, -(seqlen + _GRAMS - 1) :])
         grams = mx.concatenate([embedded[:, _GRAMS - 1 - i : _GRAMS - 1 - i + seqlen] for i in range(_GRAMS)], axis=-1)
-        hidden = _silu(_dense(grams, self.gram_in) + self.gram_bias)
+        hidden = ops.silu(_dense(grams, self.gram_in) + self.gram_bias)
         return _unit(_dense(hidden, self.gram_out)), _dense(hidden, self.gate_gram)
 
     def init_state(self, batch: int) -> FactMemoryState:
@@ -290,7 +286,7 @@ class FactMemory(nn.Module):
 
         strength = mx.where(hit_row[..., 0] != NULL_ROW, mx.exp(hit_log[..., 0]), 0.0)
         traces = mx.stack([strength, mx.exp(hit_age[..., 0] * -0.125)], axis=-1) * 4
-        sensed = _silu(_dense(mx.concatenate([normed, traces], axis=-1), self.start_in))
+        sensed = ops.silu(_dense(mx.concatenate([normed, traces], axis=-1), self.start_in))
         start_logit = _dense(sensed, self.start_out)[..., 0] + self.start_bias
 
         start = mx.concatenate([state["start"], start_logit], axis=1)
@@ -349,7 +345,7 @@ class FactMemory(nn.Module):
         place = (first[..., None] - mx.arange(1, _GRAMS + 1)).reshape(length.shape[0], -1)
         before = mx.take_along_axis(folded, mx.maximum(place, 0), axis=1)
         embedded = ops.embedding(self.byte_embedding, before).reshape(*length.shape, -1)
-        logit = _dense(normed, self.hit_hidden) + _dense(_silu(_dense(embedded, self.hit_before)), self.hit_out)
+        logit = _dense(normed, self.hit_hidden) + _dense(ops.silu(_dense(embedded, self.hit_before)), self.hit_out)
         return _log_sigmoid(logit[..., 0] + self.hit_bias)
 
     def read(self, h: mx.array, address: FactAddress, index: int) -> mx.array:
@@ -358,7 +354,7 @@ class FactMemory(nn.Module):
             raise ValueError(f"[FactMemory.read] index must be in 0..{self.num_reads - 1}, got {index}")
         seen = mx.concatenate([_rms_norm(h.astype(mx.float32)), 4 * address["features"]], axis=-1)
         gate = mx.sigmoid(_dense(seen, self.read_gate[index : index + 1]) + self.read_gate_bias[index])
-        value = _dense(address["readout"], self.read_out[index]) * (gate * address["inside"][..., None])
+        value = _dense(address["readout"] * (gate * address["inside"][..., None]), self.read_out[index])
         return h + value.astype(h.dtype)
 
     def copy_logits(self, address: FactAddress) -> mx.array:

@@ -19,6 +19,7 @@ from ghost_native.ops.fact_recurrence import began_ago, decayed_sum, last_events
 from ghost_native.ops.gelu import gelu
 from ghost_native.ops.rms_norm import add_rms_norm, rms_norm
 from ghost_native.ops.selective_scan import selective_scan, selective_scan_states, selective_state_update
+from ghost_native.ops.silu import silu
 from ghost_native.ops.skip_gather import RoutingPlan, bucketed_capacity, routing_plan, skip_gather, skip_scatter
 from ghost_native.ops.sparse_attention import sparse_attention
 
@@ -52,6 +53,7 @@ __all__ = [
     "selective_scan",
     "selective_scan_states",
     "selective_state_update",
+    "silu",
     "skip_gather",
     "skip_scatter",
     "sparse_attention",
