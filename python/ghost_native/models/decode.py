@@ -11,21 +11,25 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
+import numpy as np
 from mlx import nn
 
 from ghost_native import ops
 from ghost_native.models.state import GhostState, LayerState, MemoryStream
 from ghost_native.nn.attention import AttentionState, SparseAttention
+from ghost_native.nn.fact_match import byte_tables
+from ghost_native.nn.fact_memory import FactMemory, FactMemoryState
+from ghost_native.nn.fact_store import HASH_BASE
 from ghost_native.nn.feed_forward import FeedForward
 from ghost_native.nn.linear import CodebookLinear, Linear
 from ghost_native.nn.mamba import Mamba, MambaState
 from ghost_native.nn.norm import EPS, RMSNorm
 from ghost_native.nn.router import Router
 from ghost_native.nn.tokenizer import StateSpaceTokenizer, TokenizerState
-from ghost_native.ops.decode_step import decode_available, decode_model
+from ghost_native.ops.decode_step import decode_available, decode_facts, decode_model
 
 if TYPE_CHECKING:
-    from ghost_native._ext import DecodeModel
+    from ghost_native._ext import DecodeFacts, DecodeModel
     from ghost_native.models.ghost import Ghost, GhostLayer
 
 _TOKENIZER = ("embedding", "conv_weight", "conv_bias", "project", "rate", "boundary_weight", "boundary_bias")
@@ -34,6 +38,13 @@ _MAMBA = (
     "in_proj_x", "in_proj_z", "conv_weight", "conv_bias", "x_proj", "dt_proj", "dt_bias", "A_log", "D", "out_proj",
 )  # fmt: skip
 _ATTENTION = ("query", "key", "value", "out")
+_MEMORY = (
+    "byte_embedding", "gram_in", "gram_bias", "gram_out", "gate_gram", "gate_hidden", "gate_bias", "score_scale",
+    "null_score", "hit_hidden", "hit_before", "hit_out", "hit_bias", "start_in", "start_out", "start_bias",
+    "position_scale", "value_embedding", "read_out", "read_gate", "read_gate_bias", "copy_scale",
+)  # fmt: skip
+_TABLE = ("keys", "key_length", "key_hash", "values", "value_context", "value_length", "bags")
+_STATE = ("window", "bag", "hit_row", "hit_log", "hit_age", "start", "rows", "log_weights")
 _KNOWN = (CodebookLinear, FeedForward, Linear, Mamba, RMSNorm, Router, SparseAttention, StateSpaceTokenizer)
 
 Slot = tuple[dict[str, Any], str]  # a module and the name of an array in it
@@ -46,6 +57,7 @@ class Decoder:
     def __init__(self, layer: type[GhostLayer]) -> None:
         self._layer = layer  # whose layers it knows
         self._native: DecodeModel | None = None
+        self._facts: DecodeFacts | None = None
         self._model: Callable[[], Ghost | None] = lambda: None  # a weak reference: the model holds this object
         self._slots: list[Slot] = []
         self._links: list[Link] = []
@@ -73,25 +85,45 @@ class Decoder:
         run = _Run(native, model, tokens, state)
         if memory is None:
             return run.finish(None) if run.layers(model.config.num_layers) else None
-        # With facts the step is cut before every layer that reads them, and between lies the memory's own graph.
-        address = None
-        for cut in sorted(set(model.config.memory_at)):
+        # With facts the step is cut before every layer that reads them.
+        facts = self._facts_of(model)
+        if facts is None:
+            return None
+        config, where = model.config, None
+        for cut in sorted(set(config.memory_at)):
             if not run.layers(cut):
                 return None
-            if address is None:
-                read = mx.clip(tokens, 0, model.tokenizer.vocab - 1)
-                address, memory_state = model.memory.address(run.h, read, memory["table"], memory["state"])
-                memory = MemoryStream(version=memory["version"], table=memory["table"], state=memory_state)
-            run.h = model.memory.read(run.h, address, model.config.memory_at.index(cut))
-        if not run.layers(model.config.num_layers):
+            if where is None:
+                stream: Any = [memory["table"][name] for name in _TABLE]  # type: ignore[literal-required]
+                stream += [memory["state"][name] for name in _STATE]  # type: ignore[literal-required]
+                where = facts.address([run.h, tokens, *stream])
+            run.h = facts.read([run.h, where[0], where[2], where[3]], config.memory_at.index(cut))
+        if not run.layers(config.num_layers):
             return None
-        if address is not None:
-            run.h = run.h + model.memory.copy_logits(address)
+        if where is not None:
+            run.h = facts.copy([run.h, where[1], where[2]])
+            after: Any = dict(zip(_STATE, where[4:], strict=True))
+            state_after: FactMemoryState = after
+            memory = MemoryStream(version=memory["version"], table=memory["table"], state=state_after)
         return run.finish(memory)
+
+    def _facts_of(self, model: Ghost) -> DecodeFacts | None:
+        memory = model.memory
+        sources = [memory[name] for name in _MEMORY]
+        if self._facts is None or not self._facts.made_of(sources):
+            self._facts = None
+            known = type(memory) is FactMemory and all(x.dtype == mx.float32 for x in sources)
+            if not known or not decode_available(sources):
+                return None
+            fold, hashes, word = byte_tables()
+            if model.config.num_specials == 0:
+                fold = np.append(fold[:256], fold[255])  # what is over the vocabulary counts as its last token
+            self._facts = decode_facts(sources, [*sources, *map(mx.array, (fold, hashes, word))], HASH_BASE)
+        return self._facts
 
     def _weights_of(self, model: Ghost) -> DecodeModel | None:
         if self._native is not None and not (self._model() is model and self._is_current(self._native)):
-            self._native = None  # at once, for it holds on to the weights it was made of
+            self._native = self._facts = None  # at once, for they hold on to the weights they were made of
         if self._native is None:
             self._native, self._model = self._make(model), weakref.ref(model)
         return self._native

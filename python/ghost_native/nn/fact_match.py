@@ -17,6 +17,11 @@ _WORD = is_word_byte(np.arange(257)).astype(np.int32)
 _HASHES = byte_hashes()
 
 
+def byte_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For every byte and `PAD_BYTE`: its folded form, its hash, and whether it is of a word."""
+    return _FOLD, _HASHES, _WORD
+
+
 def fold_tokens(tokens: mx.array) -> mx.array:
     """ASCII upper case to lower case, int32; anything above 255 is no byte (`PAD_BYTE`)."""
     return mx.take(mx.array(_FOLD), mx.clip(tokens, 0, PAD_BYTE))
