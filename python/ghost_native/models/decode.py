@@ -109,11 +109,12 @@ class Decoder:
 
     def _facts_of(self, model: Ghost) -> DecodeFacts | None:
         memory = model.memory
+        if type(memory) is not FactMemory:
+            return None
         sources = [memory[name] for name in _MEMORY]
         if self._facts is None or not self._facts.made_of(sources):
             self._facts = None
-            known = type(memory) is FactMemory and all(x.dtype == mx.float32 for x in sources)
-            if not known or not decode_available(sources):
+            if any(x.dtype != mx.float32 for x in sources) or not decode_available(sources):
                 return None
             fold, hashes, word = byte_tables()
             if model.config.num_specials == 0:
