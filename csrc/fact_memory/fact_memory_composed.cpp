@@ -1,3 +1,6 @@
+#include <limits>
+#include <tuple>
+
 #include "fact_memory/fact_memory.h"
 
 namespace ghost {
