@@ -73,7 +73,7 @@ class StateSpaceTokenizer(nn.Module):
         h = embedded + mixed
         features = mx.tanh(self.project(h))
         ones = mx.ones((batch, seqlen, 1))
-        rate = nn.softplus(self.rate)
+        rate = mx.logaddexp(self.rate, 0.0)
         s, ssm = ops.selective_scan(
             features,
             mx.broadcast_to(rate, features.shape),

@@ -14,7 +14,7 @@ import mlx.core as mx
 from ghost_native import _ext
 
 if TYPE_CHECKING:
-    from ghost_native._ext import DecodeModel
+    from ghost_native._ext import DecodeFacts, DecodeModel
 
 Parts = list[list[mx.array]]
 
@@ -42,3 +42,21 @@ def decode_model(sources: list[mx.array], model: Parts, layers: list[Parts], **c
         ValueError: a wrong number of parts or a wrong shape.
     """
     return _ext.DecodeModel(sources, model, layers, **config)
+
+
+def decode_facts(sources: list[mx.array], weights: list[mx.array], hash_base: int) -> DecodeFacts:
+    """Weights of a fact memory in the form that a fused step reads, evaluated.
+
+    Args:
+        sources: the arrays that all this was made of, as for :func:`decode_model`.
+        weights: in the order of ``csrc/decode_step/decode_facts.h``.
+        hash_base: that of the stored keys' hashes.
+
+    Returns:
+        An object with ``address(inputs)``, ``read(inputs, index)`` and ``copy(inputs)``, which do at once what
+        ``FactMemory`` does as a graph. They are not differentiable.
+
+    Raises:
+        ValueError: a wrong number of weights or a wrong shape.
+    """
+    return _ext.DecodeFacts(sources, weights, hash_base)
