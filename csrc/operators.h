@@ -15,6 +15,7 @@ void bind_rms_norm(nb::module_& m);
 void bind_selective_scan(nb::module_& m);
 void bind_skip_gather(nb::module_& m);
 void bind_sparse_attention(nb::module_& m);
+void bind_tanh(nb::module_& m);
 
 inline void bind_operators(nb::module_& m) {
   bind_adamw(m);
@@ -29,6 +30,7 @@ inline void bind_operators(nb::module_& m) {
   bind_selective_scan(m);
   bind_skip_gather(m);
   bind_sparse_attention(m);
+  bind_tanh(m);
 }
 
 }  // namespace ghost

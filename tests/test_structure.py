@@ -28,6 +28,7 @@ WITHOUT_METAL = {
     "gelu",
     "rms_norm",
     "sparse_attention",
+    "tanh",
 }
 
 

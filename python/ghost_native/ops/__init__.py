@@ -19,6 +19,7 @@ from ghost_native.ops.rms_norm import add_rms_norm, rms_norm
 from ghost_native.ops.selective_scan import selective_scan, selective_scan_states, selective_state_update
 from ghost_native.ops.skip_gather import RoutingPlan, bucketed_capacity, routing_plan, skip_gather, skip_scatter
 from ghost_native.ops.sparse_attention import sparse_attention
+from ghost_native.ops.tanh import tanh
 
 __all__ = [
     "RoutingPlan",
@@ -47,4 +48,5 @@ __all__ = [
     "skip_gather",
     "skip_scatter",
     "sparse_attention",
+    "tanh",
 ]
