@@ -195,10 +195,11 @@ class Ghost(nn.Module):
             memory = self.stored_facts(memory, batch)
 
         h, boundary_logit, tokenizer_state = self.tokenizer(tokens, state["tokenizer"])
-        cheap_logits = self.router.predict(h, self.head.weight)
+        normed = self.router.norm(h)
+        cheap_logits = self.router.predict(normed, self.head.weight)
         foreseen = mx.concatenate([state["cheap"], cheap_logits], axis=1)
         surprise = self.router.surprise(foreseen[:, :-1], tokens)
-        depth = self.router.depth(h, tokens, surprise)
+        depth = self.router.depth(normed, tokens, surprise)
         # Off this call's logits alone: a slice of `foreseen` would chain unevaluated graphs from step to step.
         cheap = cheap_logits[:, -1:] if tokens.shape[1] else state["cheap"]
 
