@@ -18,6 +18,7 @@ void bind_selective_scan(nb::module_& m);
 void bind_silu(nb::module_& m);
 void bind_skip_gather(nb::module_& m);
 void bind_sparse_attention(nb::module_& m);
+void bind_tanh(nb::module_& m);
 
 inline void bind_operators(nb::module_& m) {
   bind_adamw(m);
@@ -35,6 +36,7 @@ inline void bind_operators(nb::module_& m) {
   bind_silu(m);
   bind_skip_gather(m);
   bind_sparse_attention(m);
+  bind_tanh(m);
 }
 
 }  // namespace ghost

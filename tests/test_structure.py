@@ -31,6 +31,7 @@ WITHOUT_METAL = {
     "rms_norm",
     "silu",
     "sparse_attention",
+    "tanh",
 }
 
 

@@ -22,6 +22,7 @@ from ghost_native.ops.selective_scan import selective_scan, selective_scan_state
 from ghost_native.ops.silu import silu
 from ghost_native.ops.skip_gather import RoutingPlan, bucketed_capacity, routing_plan, skip_gather, skip_scatter
 from ghost_native.ops.sparse_attention import sparse_attention
+from ghost_native.ops.tanh import tanh
 
 __all__ = [
     "RoutingPlan",
@@ -57,4 +58,5 @@ __all__ = [
     "skip_gather",
     "skip_scatter",
     "sparse_attention",
+    "tanh",
 ]
