@@ -25,9 +25,13 @@ WITHOUT_METAL = {
     "decode_step",
     "dense_matmul",
     "embedding",
+    "fact_memory",
+    "fact_recurrence",
     "gelu",
     "rms_norm",
+    "silu",
     "sparse_attention",
+    "tanh",
 }
 
 

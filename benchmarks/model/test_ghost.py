@@ -87,7 +87,7 @@ def test_prefill(timed: Timed, activation: Activation) -> None:
     name = "prefill" if activation == "float32" else f"prefill, {activation}"
     seqlen = ghost.CHECKED[1]
     timed(
-        lambda: [(out := model.forward(tokens, model.init_state())).logits, out.state],
+        lambda: model.step(tokens, model.init_state()),
         ghost.case(name, model, 1, ghost.PREFILL, peak=activation),
         expected=composed_logits(model, tokens),
         tolerance=REDUCED[activation],

@@ -60,16 +60,17 @@ Arrays adamw_update(const Arrays& parameters, const Arrays& gradients, const Arr
   require(options.beta1 >= 0 && options.beta1 < 1 && options.beta2 >= 0 && options.beta2 < 1, kUpdate,
           "betas are out of range, given ", options.beta1, " and ", options.beta2, ", allowed: [0, 1).");
   Arrays inputs;
-  const auto add = [&](const char* name, const Arrays& list) {
+  const mx::array zero(0.0f);
+  const auto add = [&](const char* name, const Arrays& list, bool zeros_known = false) {
     for (size_t i = 0; i < n; ++i) {
       require(list[i].dtype() == mx::float32, kUpdate, name, "[", i, "] has the wrong dtype, given ",
               list[i].dtype(), ", allowed: float32.");
       require_shape(kUpdate, name, list[i], parameters[i].shape(), "that of its parameter");
-      inputs.push_back(dense(list[i], s));
+      inputs.push_back(zeros_known && known_zero(list[i]) ? zero : dense(list[i], s));
     }
   };
   add("parameters", parameters);
-  add("gradients", gradients);
+  add("gradients", gradients, true);
   add("m", m);
   add("v", v);
   const auto one = mx::array({1.0f});
@@ -95,7 +96,7 @@ mx::array global_norm(const Arrays& arrays, mx::StreamOrDevice stream) {
   Arrays inputs;
   for (const auto& x : arrays) {
     require_io_dtype("global_norm", "an array", x);
-    inputs.push_back(dense_float32(x, s));
+    if (!known_zero(x)) inputs.push_back(dense_float32(x, s));
   }
   const ComposedForm composed = composed_norm(s);
   if (use_composed(s, Kernels::cpu) || inputs.empty()) return composed(inputs)[0];

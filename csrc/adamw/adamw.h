@@ -21,8 +21,8 @@ Arrays adamw_update(const Arrays& parameters, const Arrays& gradients, const Arr
 // Square root of the sum of squares of all elements of all arrays, float32 ().
 mx::array global_norm(const Arrays& arrays, mx::StreamOrDevice s = {});
 
-// Inputs parameters, gradients, m, v (as many of each) and the factors (4,): of the parameters, the
-// gradients, m and sqrt(v); outputs parameters, m, v.
+// Inputs parameters, gradients (or a single zero for all elements), m, v (as many of each) and the factors
+// (4,): of the parameters, the gradients, m and sqrt(v); outputs parameters, m, v.
 class AdamW : public Primitive {
  public:
   AdamW(mx::Stream stream, ComposedForm composed, AdamWOptions options)

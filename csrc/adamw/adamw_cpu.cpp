@@ -10,6 +10,7 @@ namespace ghost {
 namespace {
 
 constexpr int64_t kTile = 16384;  // elements per task
+constexpr float kZeros[kTile] = {};
 
 struct Tile {
   size_t array;
@@ -56,8 +57,9 @@ void AdamW::eval_cpu(const Arrays& inputs, Arrays& outputs) {
           const auto at = [&](size_t list) { return arrays[list].data<float>() + tile.begin; };
           const size_t a = tile.array;
           const size_t out = 4 * n + 1 + a;
-          update(f, at(a), at(n + a), at(2 * n + a), at(3 * n + a), at(out), at(out + n), at(out + 2 * n),
-                 tile.length);
+          const bool single = arrays[n + a].size() < arrays[a].size();
+          update(f, at(a), single ? kZeros : at(n + a), at(2 * n + a), at(3 * n + a), at(out), at(out + n),
+                 at(out + 2 * n), tile.length);
         });
       });
 }

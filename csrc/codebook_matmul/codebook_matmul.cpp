@@ -14,14 +14,6 @@ constexpr const char* kAssign = "codebook_assign";
 constexpr const char* kDequantize = "codebook_dequantize";
 constexpr const char* kBucketSum = "bucket_sum";
 
-Activation parse_activation(const char* op, const std::string& name, bool int8) {
-  if (name == "float32") return Activation::float32;
-  if (name == "bfloat16") return Activation::bfloat16;
-  if (name == "int8" && int8) return Activation::int8;
-  fail(op, "unknown activation, given '", name, "', allowed: 'float32', 'bfloat16'",
-       int8 ? ", 'int8'." : ".");
-}
-
 void require_codes(const char* op, const mx::array& codes) {
   require(codes.dtype() == mx::uint32, op, "codes has the wrong dtype, given ", codes.dtype(),
           ", allowed: uint32.");
@@ -108,6 +100,14 @@ mx::array bucket_sums(const mx::array& dw, const mx::array& codes, int groups, m
 
 }  // namespace
 
+Activation parse_activation(const char* op, const std::string& name, bool int8) {
+  if (name == "float32") return Activation::float32;
+  if (name == "bfloat16") return Activation::bfloat16;
+  if (name == "int8" && int8) return Activation::int8;
+  fail(op, "unknown activation, given '", name, "', allowed: 'float32', 'bfloat16'",
+       int8 ? ", 'int8'." : ".");
+}
+
 mx::array codebook_matmul(const mx::array& x, const mx::array& codes, const mx::array& codebook,
                           bool transpose, const std::string& activation, mx::StreamOrDevice stream) {
   const mx::Stream s = mx::to_stream(stream);
@@ -123,18 +123,21 @@ mx::array codebook_matmul(const mx::array& x, const mx::array& codes, const mx::
 }
 
 mx::array codebook_matmul_latent(const mx::array& x, const mx::array& weight, const mx::array& codebook,
-                                 const std::string& activation, mx::StreamOrDevice stream) {
+                                 const std::string& activation, bool half_levels, mx::StreamOrDevice stream) {
   const mx::Stream s = mx::to_stream(stream);
   const Activation mode = parse_activation(kLatent, activation, false);
   require_io_dtype(kLatent, "x", x);
   require_latent(kLatent, "weight", weight, codebook);
   require_last(kLatent, "x", x, weight.shape(1), "(..., K) with K");
-  const auto codes = mx::stop_gradient(assigned(weight, codebook, s), s);
-  const Arrays inputs{dense(x, s), dense_float32(weight, s), dense_float32(codebook, s), codes};
-  const ComposedForm composed = codebook_composed::latent(s);
-  if (use_composed(s, Kernels::cpu_and_metal)) return composed(inputs)[0];
-  return mx::array(product_shape(x, weight.shape(0)), x.dtype(),
-                   std::make_shared<CodebookMatmulLatent>(s, composed, mode), inputs);
+  Arrays inputs{dense(x, s), dense_float32(weight, s), dense_float32(codebook, s)};
+  if (use_composed(s, Kernels::cpu_and_metal)) return codebook_composed::latent(half_levels, s)(inputs)[0];
+  if (half_levels && on_gpu(s)) {
+    inputs[2] = dense(codebook_composed::half_levels(inputs[2], s), s);
+    half_levels = false;
+  }
+  const auto primitive =
+      std::make_shared<CodebookMatmulLatent>(s, codebook_composed::latent(half_levels, s), mode, half_levels);
+  return outputs_of(primitive, inputs, {x.dtype(), mx::uint32})[0];
 }
 
 mx::array codebook_assign(const mx::array& w, const mx::array& codebook, mx::StreamOrDevice stream) {
@@ -216,14 +219,14 @@ bool CodebookMatmul::is_equivalent(const mx::Primitive& other) const {
 std::vector<mx::Shape> CodebookGrad::output_shapes(const Arrays& inputs) { return {inputs[3].shape()}; }
 
 Arrays CodebookMatmulLatent::vjp(const Arrays& primals, const Arrays& cotangents,
-                                 const std::vector<int>& argnums, const Arrays&) {
+                                 const std::vector<int>& argnums, const Arrays& outputs) {
   const auto wants = [&](int i) { return std::find(argnums.begin(), argnums.end(), i) != argnums.end(); };
-  if (wants(3)) fail_codes_gradient(kLatent, "x, weight and codebook");
   const CodebookMatmulLatentGrad::Wanted wanted{wants(0), wants(1), wants(2)};
-  const Arrays inputs{primals[0], primals[3], primals[2],
+  const Arrays inputs{primals[0], mx::stop_gradient(outputs[1], stream()), primals[2],
                       dense_as(cotangents[0], primals[0].dtype(), stream())};
   const auto gradient = std::make_shared<CodebookMatmulLatentGrad>(
-      stream(), codebook_composed::latent_gradient(wanted, stream()), wanted, activation_);
+      stream(), codebook_composed::latent_gradient(wanted, half_levels_, stream()), wanted, activation_,
+      half_levels_);
   // Outputs come in the order of the inputs, argnums in any.
   std::vector<int> order;
   for (int i = 0; i < 3; ++i) {
@@ -242,19 +245,21 @@ Arrays CodebookMatmulLatent::vjp(const Arrays& primals, const Arrays& cotangents
 
 std::pair<Arrays, std::vector<int>> CodebookMatmulLatent::vmap(const Arrays& inputs,
                                                                const std::vector<int>& axes) {
-  if (axes[0] < 0 || axes[1] >= 0 || axes[2] >= 0 || axes[3] >= 0) return Primitive::vmap(inputs, axes);
+  if (axes[0] < 0 || axes[1] >= 0 || axes[2] >= 0) return Primitive::vmap(inputs, axes);
   Arrays rows = inputs;
   rows[0] = dense(mx::moveaxis(inputs[0], axes[0], 0, stream()), stream());
-  const auto primitive = std::make_shared<CodebookMatmulLatent>(stream(), composed(), activation_);
-  return {{mx::array(primitive->output_shapes(rows)[0], rows[0].dtype(), primitive, rows)}, {0}};
+  const auto primitive =
+      std::make_shared<CodebookMatmulLatent>(stream(), composed(), activation_, half_levels_);
+  return {outputs_of(primitive, rows, {rows[0].dtype(), mx::uint32}), {0, -1}};
 }
 
 std::vector<mx::Shape> CodebookMatmulLatent::output_shapes(const Arrays& inputs) {
-  return {product_shape(inputs[0], inputs[1].shape(0))};
+  return {product_shape(inputs[0], inputs[1].shape(0)), {inputs[1].shape(0), inputs[1].shape(1) / 16}};
 }
 
 bool CodebookMatmulLatent::is_equivalent(const mx::Primitive& other) const {
-  return activation_ == static_cast<const CodebookMatmulLatent&>(other).activation_;
+  const auto& o = static_cast<const CodebookMatmulLatent&>(other);
+  return activation_ == o.activation_ && half_levels_ == o.half_levels_;
 }
 
 std::vector<mx::Shape> CodebookMatmulLatentGrad::output_shapes(const Arrays& inputs) {
@@ -267,7 +272,7 @@ std::vector<mx::Shape> CodebookMatmulLatentGrad::output_shapes(const Arrays& inp
 
 bool CodebookMatmulLatentGrad::is_equivalent(const mx::Primitive& other) const {
   const auto& o = static_cast<const CodebookMatmulLatentGrad&>(other);
-  return wanted_ == o.wanted_ && activation_ == o.activation_;
+  return wanted_ == o.wanted_ && activation_ == o.activation_ && half_levels_ == o.half_levels_;
 }
 
 std::vector<mx::Shape> CodebookAssign::output_shapes(const Arrays& inputs) {

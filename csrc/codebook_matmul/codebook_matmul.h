@@ -11,6 +11,9 @@ namespace ghost {
 // their largest magnitude.
 enum class Activation { float32, bfloat16, int8 };
 
+// By its name; throws for others, and for int8 unless it is allowed.
+Activation parse_activation(const char* op, const std::string& name, bool int8);
+
 // y = x W^T (transpose) or x W, W (N, K) given by two-bit codes (N, K / 16) uint32, 16 to a word, first in
 // the low bits, and a codebook (4,), (N, 1, 4) or (N, K / group_size, 4): W[n, k] = codebook[n, group of k,
 // code].
@@ -19,9 +22,10 @@ mx::array codebook_matmul(const mx::array& x, const mx::array& codes, const mx::
 
 // The same with codes = codebook_assign(weight, codebook) inside, and straight-through gradients: the
 // weight's is that of the decoded weight, with no mask, the codebook's its sums over equal codes. float32 or
-// bfloat16 products, in both passes.
+// bfloat16 products, in both passes. With half_levels the codebook is rounded to float16 before all else, and
+// its gradient passes unrounded.
 mx::array codebook_matmul_latent(const mx::array& x, const mx::array& weight, const mx::array& codebook,
-                                 const std::string& activation, mx::StreamOrDevice s = {});
+                                 const std::string& activation, bool half_levels, mx::StreamOrDevice s = {});
 
 // Codes of the nearest levels of w (N, K); the first of levels equally near, and level 0 for NaN.
 mx::array codebook_assign(const mx::array& w, const mx::array& codebook, mx::StreamOrDevice s = {});
@@ -65,11 +69,12 @@ class CodebookGrad : public Primitive {
   DEFINE_NAME(CodebookGrad)
 };
 
-// Inputs x, weight (float32), codebook (float32), codes. The weight is there for its gradient alone.
+// Inputs x, weight (float32), codebook (float32); outputs y and the codes, for the gradient. half_levels is
+// for CPUs: elsewhere the codebook comes rounded.
 class CodebookMatmulLatent : public Primitive {
  public:
-  CodebookMatmulLatent(mx::Stream stream, ComposedForm composed, Activation activation)
-      : Primitive(stream, std::move(composed)), activation_(activation) {}
+  CodebookMatmulLatent(mx::Stream stream, ComposedForm composed, Activation activation, bool half_levels)
+      : Primitive(stream, std::move(composed)), activation_(activation), half_levels_(half_levels) {}
 
   GHOST_EVAL
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
@@ -81,6 +86,7 @@ class CodebookMatmulLatent : public Primitive {
 
  private:
   Activation activation_;
+  bool half_levels_;
 };
 
 // Inputs x, codes, codebook, dy; outputs those asked for of dx, dweight, dcodebook.
@@ -92,8 +98,12 @@ class CodebookMatmulLatentGrad : public Primitive {
     bool codebook = false;
     bool operator==(const Wanted&) const = default;
   };
-  CodebookMatmulLatentGrad(mx::Stream stream, ComposedForm composed, Wanted wanted, Activation activation)
-      : Primitive(stream, std::move(composed)), wanted_(wanted), activation_(activation) {}
+  CodebookMatmulLatentGrad(mx::Stream stream, ComposedForm composed, Wanted wanted, Activation activation,
+                           bool half_levels)
+      : Primitive(stream, std::move(composed)),
+        wanted_(wanted),
+        activation_(activation),
+        half_levels_(half_levels) {}
 
   GHOST_EVAL
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override;
@@ -103,6 +113,7 @@ class CodebookMatmulLatentGrad : public Primitive {
  private:
   Wanted wanted_;
   Activation activation_;
+  bool half_levels_;
 };
 
 // Inputs w, codebook, both float32; output codes.

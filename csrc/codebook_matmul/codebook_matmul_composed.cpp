@@ -101,21 +101,32 @@ ComposedForm gradient(mx::Stream s) {
   };
 }
 
-ComposedForm latent(mx::Stream s) {
-  return [s](const Arrays& in) -> Arrays {
+mx::array half_levels(const mx::array& codebook, mx::Stream s) {
+  const auto exact = mx::stop_gradient(codebook, s);
+  // The difference of a number and its rounding is exact, and so is the sum.
+  const auto change = mx::subtract(in_float32(mx::astype(exact, mx::float16, s), s), exact, s);
+  return mx::add(codebook, change, s);
+}
+
+ComposedForm latent(bool half, mx::Stream s) {
+  return [half, s](const Arrays& in) -> Arrays {
+    const auto codebook = half ? half_levels(in[2], s) : in[2];
+    const auto codes =
+        mx::stop_gradient(assign(s)({mx::stop_gradient(in[1], s), mx::stop_gradient(codebook, s)})[0], s);
     // Adds an exact zero whose gradient is the weight's.
     const auto through = mx::subtract(in[1], mx::stop_gradient(in[1], s), s);
-    const auto weight = mx::add(decode(in[3], in[2], s), through, s);
+    const auto weight = mx::add(decode(codes, codebook, s), through, s);
     const auto y = mx::matmul(in_float32(in[0], s), mx::transpose(weight, s), s);
-    return {mx::astype(y, in[0].dtype(), s)};
+    return {mx::astype(y, in[0].dtype(), s), codes};
   };
 }
 
-ComposedForm latent_gradient(CodebookMatmulLatentGrad::Wanted wanted, mx::Stream s) {
-  return [wanted, s](const Arrays& in) -> Arrays {
+ComposedForm latent_gradient(CodebookMatmulLatentGrad::Wanted wanted, bool half, mx::Stream s) {
+  return [wanted, half, s](const Arrays& in) -> Arrays {
     Arrays out;
     if (wanted.x) {
-      const auto dx = mx::matmul(in_float32(in[3], s), decode(in[1], in[2], s), s);
+      const auto codebook = half ? half_levels(in[2], s) : in[2];
+      const auto dx = mx::matmul(in_float32(in[3], s), decode(in[1], codebook, s), s);
       out.push_back(mx::astype(dx, in[0].dtype(), s));
     }
     if (!wanted.weight && !wanted.codebook) return out;

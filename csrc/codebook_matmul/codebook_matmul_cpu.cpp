@@ -13,16 +13,33 @@ namespace {
 
 int64_t groups_of(const mx::array& codebook) { return codebook.ndim() == 1 ? 1 : codebook.shape(1); }
 
-CodedMatrix coded(const mx::array& codes, const mx::array& codebook) {
+// With levels other than those of the codebook, if given.
+CodedMatrix coded(const mx::array& codes, const mx::array& codebook, const float* levels = nullptr) {
   const int64_t columns = 16 * static_cast<int64_t>(codes.shape(1));
   const int64_t groups = groups_of(codebook);
   return {codes.data<uint32_t>(),
-          codebook.data<float>(),
+          levels ? levels : codebook.data<float>(),
           codes.shape(0),
           columns,
           codebook.ndim() == 1 ? 0 : 4 * groups,
           std::max<int64_t>(columns / groups, 1)};
 }
+
+// A codebook's levels rounded to float16 where asked, else none.
+class HalfLevels {
+ public:
+  HalfLevels(const mx::array& codebook, bool half) : levels_(half ? codebook.size() : 0) {
+    if (!half) return;
+    std::vector<float16> rounded(levels_.size());
+    const auto n = static_cast<int64_t>(levels_.size());
+    convert(codebook.data<float>(), rounded.data(), n);
+    convert(rounded.data(), levels_.data(), n);
+  }
+  const float* data() const { return levels_.empty() ? nullptr : levels_.data(); }
+
+ private:
+  std::vector<float> levels_;
+};
 
 // Bucket sums of the tiles of a (rows, columns) gradient. Each tile adds to slots of its own; a slot is a
 // group, or with one group a row one step of the tile grid.
@@ -147,31 +164,36 @@ void CodebookGrad::eval_cpu(const Arrays& inputs, Arrays& outputs) {
 }
 
 void CodebookMatmulLatent::eval_cpu(const Arrays& inputs, Arrays& outputs) {
-  dispatch_cpu(stream(), inputs, outputs, [activation = activation_](const Arrays& in, Arrays& out) {
-    const CodedMatrix w = coded(in[3], in[2]);
-    const bool small = std::min(w.rows, w.columns) < kReducedSize;
-    multiply_codes(in[0], w, true, small ? Activation::float32 : activation, out[0]);
-  });
+  dispatch_cpu(stream(), inputs, outputs,
+               [activation = activation_, half = half_levels_](const Arrays& in, Arrays& out) {
+                 const HalfLevels levels(in[2], half);
+                 const CodedMatrix w = coded(out[1], in[2], levels.data());
+                 assign(in[1].data<float>(), w, out[1].data<uint32_t>());
+                 const bool small = std::min(w.rows, w.columns) < kReducedSize;
+                 multiply_codes(in[0], w, true, small ? Activation::float32 : activation, out[0]);
+               });
 }
 
 void CodebookMatmulLatentGrad::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   const auto precision =
       activation_ == Activation::bfloat16 ? GemmPrecision::bfloat16 : GemmPrecision::float32;
-  dispatch_cpu(stream(), inputs, outputs, [wanted = wanted_, precision](const Arrays& in, Arrays& out) {
-    const CodedMatrix w = coded(in[1], in[2]);
-    size_t next = 0;
-    if (wanted.x) {
-      const GemmOperand b = sum_rows(w);
-      dispatch_dtype(in[3].dtype(), [&]<class T>() {
-        const GemmOperand a = sum_columns(in_ptr<T>(in[3]), leading_size(in[3]), w.rows);
-        gemm(a, b, w.rows, out_ptr<T>(out[next]), precision);
-      });
-      ++next;
-    }
-    float* dweight = wanted.weight ? out[next++].data<float>() : nullptr;
-    mx::array* dcodebook = wanted.codebook ? &out[next] : nullptr;
-    if (dweight || dcodebook) weight_gradients(in[3], in[0], w, dweight, dcodebook, precision);
-  });
+  dispatch_cpu(stream(), inputs, outputs,
+               [wanted = wanted_, half = half_levels_, precision](const Arrays& in, Arrays& out) {
+                 const HalfLevels levels(in[2], half);
+                 const CodedMatrix w = coded(in[1], in[2], levels.data());
+                 size_t next = 0;
+                 if (wanted.x) {
+                   const GemmOperand b = sum_rows(w);
+                   dispatch_dtype(in[3].dtype(), [&]<class T>() {
+                     const GemmOperand a = sum_columns(in_ptr<T>(in[3]), leading_size(in[3]), w.rows);
+                     gemm(a, b, w.rows, out_ptr<T>(out[next]), precision);
+                   });
+                   ++next;
+                 }
+                 float* dweight = wanted.weight ? out[next++].data<float>() : nullptr;
+                 mx::array* dcodebook = wanted.codebook ? &out[next] : nullptr;
+                 if (dweight || dcodebook) weight_gradients(in[3], in[0], w, dweight, dcodebook, precision);
+               });
 }
 
 void CodebookAssign::eval_cpu(const Arrays& inputs, Arrays& outputs) {

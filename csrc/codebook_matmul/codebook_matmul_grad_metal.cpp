@@ -117,15 +117,19 @@ void CodebookMatmulLatentGrad::eval_gpu(const Arrays& inputs, Arrays& outputs) {
   }
 }
 
-void CodebookAssign::eval_gpu(const Arrays& inputs, Arrays& outputs) {
-  allocate(outputs);
-  const CodebookWordsParams params = words_params(outputs[0], inputs[1], inputs[0]);
-  MetalKernel(stream(), kAssignLibrary, "codebook_assign_float32")
-      .input(inputs[0])
-      .input(inputs[1])
-      .output(outputs[0])
+void assign_metal(const mx::Stream& stream, const mx::array& w, const mx::array& codebook, mx::array& codes) {
+  const CodebookWordsParams params = words_params(codes, codebook, w);
+  MetalKernel(stream, kAssignLibrary, "codebook_assign_float32")
+      .input(w)
+      .input(codebook)
+      .output(codes)
       .params(params)
       .run(groups_of_words(params.words), {Layout::word_groups * 32});
+}
+
+void CodebookAssign::eval_gpu(const Arrays& inputs, Arrays& outputs) {
+  allocate(outputs);
+  assign_metal(stream(), inputs[0], inputs[1], outputs[0]);
 }
 
 void CodebookDequantize::eval_gpu(const Arrays& inputs, Arrays& outputs) {

@@ -53,9 +53,11 @@ struct CodebookPanelMode {
   // c (rows, kCodebookPanelRows) = or += x panel^T. Rows of prepared x are `stride` bytes apart.
   void (*multiply)(int64_t words, const void* x, int64_t stride, int64_t rows, const void* panel, void* c,
                    bool accumulate);
-  // y[m * ldy + j] for `columns` weight rows from row0 on. Only count, steps and sums of x are read.
-  void (*finish)(const CodedMatrix& w, int64_t row0, int columns, const void* c, const PreparedRows& x,
-                 float* y, int64_t ldy);
+  // int8: the value of one step of every weight row from row0 on, zero for rows missing in the panel.
+  void (*scales)(const CodedMatrix& w, int64_t row0, int rows, float* scales);
+  // y[m * ldy + j] for `columns` weight rows of these scales. Only count, steps and sums of x are read.
+  void (*finish)(const float* scales, int columns, const void* c, const PreparedRows& x, float* y,
+                 int64_t ldy);
 };
 struct CodebookPanelKernels {
   void (*prepare_bfloat16)(const float* x, int64_t columns, uint16_t* prepared);

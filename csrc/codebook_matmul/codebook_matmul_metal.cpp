@@ -160,7 +160,8 @@ void CodebookMatmul::eval_gpu(const Arrays& inputs, Arrays& outputs) {
 
 void CodebookMatmulLatent::eval_gpu(const Arrays& inputs, Arrays& outputs) {
   allocate(outputs);
-  multiply_codes_metal(stream(), inputs[0], inputs[3], inputs[2], true, outputs[0]);
+  assign_metal(stream(), inputs[1], inputs[2], outputs[1]);
+  multiply_codes_metal(stream(), inputs[0], outputs[1], inputs[2], true, outputs[0]);
 }
 
 }  // namespace ghost

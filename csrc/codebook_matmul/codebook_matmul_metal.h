@@ -9,6 +9,9 @@ namespace ghost {
 void multiply_codes_metal(const mx::Stream& stream, const mx::array& x, const mx::array& codes,
                           const mx::array& codebook, bool transpose, mx::array& y);
 
+// Codes of the nearest levels of w, both float32 and row-contiguous; the memory of codes is allocated.
+void assign_metal(const mx::Stream& stream, const mx::array& w, const mx::array& codebook, mx::array& codes);
+
 // y as the sum of its splits, partial (splits, ...) float32, in their order.
 void sum_splits_metal(const mx::Stream& stream, const mx::array& partial, mx::array& y);
 

@@ -103,12 +103,19 @@ int32_t prepare_int8(const float* x, float step, int64_t columns, int8_t* prepar
 
 int32_t largest_bits(const float* x, int64_t n) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-  __m512i largest = _mm512_setzero_si512();
-  for (int64_t i = 0; i < n; i += 16) {
-    const F32 v = load_n(x + i, static_cast<int>(min_of<int64_t>(16, n - i)));
-    largest = _mm512_max_epi32(largest, _mm512_and_si512(_mm512_castps_si512(v), magnitude));
+  __m512i largest[4];
+  for (auto& v : largest) v = _mm512_setzero_si512();
+  const auto note = [&](int i, F32 v) {
+    largest[i] = _mm512_max_epi32(largest[i], _mm512_and_si512(_mm512_castps_si512(v), magnitude));
+  };
+  int64_t i = 0;
+  for (; i + 64 <= n; i += 64) {
+#  pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) note(j, load(x + i + 16 * j));
   }
-  return _mm512_reduce_max_epi32(largest);
+  for (; i < n; i += 16) note(0, load_n(x + i, static_cast<int>(min_of<int64_t>(16, n - i))));
+  return _mm512_reduce_max_epi32(
+      _mm512_max_epi32(_mm512_max_epi32(largest[0], largest[1]), _mm512_max_epi32(largest[2], largest[3])));
 }
 
 // Words [word0, word1) of weight rows [row0, row0 + rows): two vectors a step, a lane a row, rows missing
@@ -200,41 +207,54 @@ void multiply(int64_t words, const void* x, int64_t stride, int64_t rows, const 
   }
 }
 
-void finish_bfloat16(const CodedMatrix&, int64_t, int columns, const void* c, const PreparedRows& x, float* y,
-                     int64_t ldy) {
-  const float* from = static_cast<const float*>(c);
-  for (int64_t m = 0; m < x.count; ++m) {
-    for (int v = 0; v < columns; v += 16)
-      store_n(y + m * ldy + v, load(from + m * kPanel + v), min_of(16, columns - v));
-  }
-}
-
-void finish_int8(const CodedMatrix& w, int64_t row0, int columns, const void* c, const PreparedRows& x,
-                 float* y, int64_t ldy) {
-  const int32_t* from = static_cast<const int32_t*>(c);
-  float steps[kPanel] = {};
-  for (int r = 0; r < columns; ++r) {
+void scales_int8(const CodedMatrix& w, int64_t row0, int rows, float* scales) {
+  for (int r = 0; r < rows; ++r) {
     const float* codebook = w.codebook + (row0 + r) * w.row_stride;
     float largest = 0.0f;
     for (int i = 0; i < 4; ++i) largest = max_of(largest, std::fabs(codebook[i]));
-    steps[r] = largest / 127.0f;
+    scales[r] = largest / 127.0f;
   }
-  for (int64_t m = 0; m < x.count; ++m) {
-    const __m512i offset = _mm512_set1_epi32(static_cast<int>(128u * static_cast<uint32_t>(x.sums[m])));
-    for (int v = 0; v < columns; v += 16) {
-      const __m512i sum = _mm512_sub_epi32(_mm512_loadu_si512(from + m * kPanel + v), offset);
-      const F32 value = _mm512_cvtepi32_ps(sum) * (load(steps + v) * splat(x.steps[m]));
-      store_n(y + m * ldy + v, value, min_of(16, columns - v));
+  for (int r = rows; r < kPanel; ++r) scales[r] = 0.0f;
+}
+
+// y[m, 16 v...] = value(m, v), of the last vector the columns that there are.
+template <class Value>
+GHOST_INLINE void finish(int64_t rows, int columns, float* y, int64_t ldy, Value&& value) {
+  if (columns == kPanel) {
+    for (int64_t m = 0; m < rows; ++m) {
+      store(y + m * ldy, value(m, 0));
+      store(y + m * ldy + 16, value(m, 1));
     }
+    return;
   }
+  for (int64_t m = 0; m < rows; ++m) {
+    for (int v = 0; 16 * v < columns; ++v)
+      store_n(y + m * ldy + 16 * v, value(m, v), min_of(16, columns - 16 * v));
+  }
+}
+
+void finish_bfloat16(const float*, int columns, const void* c, const PreparedRows& x, float* y, int64_t ldy) {
+  const float* from = static_cast<const float*>(c);
+  finish(x.count, columns, y, ldy, [&](int64_t m, int v) { return load(from + m * kPanel + 16 * v); });
+}
+
+void finish_int8(const float* scales, int columns, const void* c, const PreparedRows& x, float* y,
+                 int64_t ldy) {
+  const int32_t* from = static_cast<const int32_t*>(c);
+  const F32 scale[2] = {load(scales), load(scales + 16)};
+  finish(x.count, columns, y, ldy, [&](int64_t m, int v) {
+    const __m512i offset = _mm512_set1_epi32(static_cast<int>(128u * static_cast<uint32_t>(x.sums[m])));
+    const __m512i sum = _mm512_sub_epi32(_mm512_loadu_si512(from + m * kPanel + 16 * v), offset);
+    return F32(_mm512_cvtepi32_ps(sum)) * (scale[v] * splat(x.steps[m]));
+  });
 }
 
 constexpr CodebookPanelKernels kernels{
     prepare_bfloat16,
     prepare_int8,
     largest_bits,
-    {pack<Bfloat16>, multiply<Bfloat16>, finish_bfloat16},
-    {pack<Int8>, multiply<Int8>, finish_int8},
+    {pack<Bfloat16>, multiply<Bfloat16>, nullptr, finish_bfloat16},
+    {pack<Int8>, multiply<Int8>, scales_int8, finish_int8},
 };
 
 #else

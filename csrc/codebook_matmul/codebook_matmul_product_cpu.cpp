@@ -15,6 +15,22 @@
 #include "common/scratch.h"
 
 namespace ghost {
+
+float int8_step(const float* x, int64_t n) {
+  // Magnitudes of floats are ordered as their bits are; what is not finite comes last.
+  int32_t largest = 0;
+  if (const auto kernel = codebook_panel_kernels().largest_bits) {
+    largest = kernel(x, n);
+  } else {
+    for (int64_t i = 0; i < n; ++i) {
+      largest = std::max(largest, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
+    }
+  }
+  if (largest >= 0x7f800000)
+    return std::numeric_limits<float>::quiet_NaN();  // and so will the row's results be
+  return std::bit_cast<float>(largest) / 127.0f;
+}
+
 namespace {
 
 // Where kernels that decode in registers stop paying and packed panels begin, in rows of x, for weights with
@@ -83,21 +99,6 @@ void dot_bfloat16(const Problem& p, const float* x, float* y) {
   run_dot(p, kernels.dot_bfloat16, {prepared, stride, p.rows, nullptr, nullptr}, y);
 }
 
-float step_of(const float* x, int64_t n) {
-  // Magnitudes of floats are ordered as their bits are; what is not finite comes last.
-  int32_t largest = 0;
-  if (const auto kernel = codebook_panel_kernels().largest_bits) {
-    largest = kernel(x, n);
-  } else {
-    for (int64_t i = 0; i < n; ++i) {
-      largest = std::max(largest, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
-    }
-  }
-  if (largest >= 0x7f800000)
-    return std::numeric_limits<float>::quiet_NaN();  // and so will the row's results be
-  return std::bit_cast<float>(largest) / 127.0f;
-}
-
 void dot_int8(const Problem& p, const float* x, float* y) {
   const auto& kernels = codebook_reduced_kernels();
   const int64_t stride = padded(p);
@@ -108,7 +109,7 @@ void dot_int8(const Problem& p, const float* x, float* y) {
   for (int64_t m = 0; m < p.rows; ++m) {
     const auto i = static_cast<size_t>(m);
     const float* row = x + m * p.w.columns;
-    steps[i] = step_of(row, p.w.columns);
+    steps[i] = int8_step(row, p.w.columns);
     sums[i] = kernels.prepare_int8(row, steps[i], p.w.columns, prepared + m * stride);
   }
   run_dot(p, kernels.dot_int8, {prepared, stride, p.rows, steps.data(), sums.data()}, y);
@@ -133,7 +134,7 @@ void multiply_panels(const Problem& p, Activation activation, const float* x, fl
     for (int64_t m = m0; m < m1; ++m) {
       const auto i = static_cast<size_t>(m);
       const float* row = x + m * columns;
-      if (int8) steps[i] = step_of(row, columns);
+      if (int8) steps[i] = int8_step(row, columns);
       for (int64_t k = 0; k < columns; k += block) {
         char* to = block_of(k) + m * width(k) * size;
         if (int8) {
@@ -152,10 +153,13 @@ void multiply_panels(const Problem& p, Activation activation, const float* x, fl
     const int64_t results = (whole ? kPanelBlock : p.rows) * kCodebookPanelRows;
     float* c = scratch(Scratch::gemm_tile, static_cast<size_t>((whole ? 1 : each) * results));
     float* packed = scratch(Scratch::gemm_b, static_cast<size_t>((whole ? each : 1) * panel_floats));
+    float scales[kPanelsTogether][kCodebookPanelRows];
     const auto row0 = [](int64_t i) { return i * kCodebookPanelRows; };
     const auto count = [&](int64_t i) {
       return static_cast<int>(std::min<int64_t>(kCodebookPanelRows, p.w.rows - row0(i)));
     };
+    for (int64_t i = first; mode.scales && i < last; ++i)
+      mode.scales(p.w, row0(i), count(i), scales[i - first]);
     const auto panel = [&](int64_t i) { return packed + (whole ? (i - first) * panel_floats : 0); };
     const auto pack = [&](int64_t i, int64_t k) {
       mode.pack(p.w, row0(i), count(i), k / 16, (k + width(k)) / 16, panel(i));
@@ -167,7 +171,7 @@ void multiply_panels(const Problem& p, Activation activation, const float* x, fl
                     k > 0);
       if (k + block < columns) return;
       const PreparedRows rows{nullptr, 0, m1 - m0, steps.data() + m0, sums.data() + m0};
-      mode.finish(p.w, row0(i), count(i), to, rows, y + m0 * p.w.rows + row0(i), p.w.rows);
+      mode.finish(scales[i - first], count(i), to, rows, y + m0 * p.w.rows + row0(i), p.w.rows);
     };
     const auto each_block = [&](auto&& task) {
       for (int64_t m = 0; m < p.rows; m += kPanelBlock) task(m, std::min(m + kPanelBlock, p.rows));
@@ -200,7 +204,7 @@ void round_to_mode(const float* x, int64_t n, Activation activation, float* roun
     for (int64_t i = 0; i < n; ++i) rounded[i] = to_float(to_bfloat16(x[i]));
     return;
   }
-  const float step = step_of(x, n);
+  const float step = int8_step(x, n);
   const float divisor = step > 0.0f ? step : 1.0f;
   for (int64_t i = 0; i < n; ++i) rounded[i] = std::nearbyint(x[i] / divisor) * step;
 }
@@ -288,8 +292,8 @@ void multiply_codes(const mx::array& x, const CodedMatrix& w, bool transpose, Ac
   dispatch_dtype(x.dtype(), [&]<class T>() { multiply(p, activation, in_ptr<T>(x), out_ptr<T>(y)); });
 }
 
-void multiply_codes(const float* x, int64_t rows, const CodedMatrix& w, float* y) {
-  multiply({w, rows, true}, Activation::float32, x, y);
+void multiply_codes(const float* x, int64_t rows, const CodedMatrix& w, float* y, Activation activation) {
+  multiply({w, rows, true}, activation, x, y);
 }
 
 }  // namespace ghost

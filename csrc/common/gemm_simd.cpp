@@ -118,6 +118,20 @@ GHOST_INLINE void put(float* to, const float* end, F32 v, int lanes, bool first)
   }
 }
 
+// Writes `depth` vectors from lane lane0 of as many depth indices on.
+GHOST_INLINE void put_block(float* to, const float* end, const F32* block, int depth, int stride, int lane0) {
+  const int lanes = min_of(kWidth, stride - lane0);
+  const bool first = lane0 == 0;
+  if (depth == kWidth && (lanes == kWidth || (first && to + (kWidth - 1) * stride + kWidth <= end))) {
+#pragma GCC unroll 16
+    for (int j = 0; j < kWidth; ++j) store(to + j * stride, block[j]);
+  } else {
+    F32 rows[kWidth];
+    for (int j = 0; j < kWidth; ++j) rows[j] = block[j];
+    for (int j = 0; j < depth; ++j) put(to + j * stride, end, rows[j], lanes, first);
+  }
+}
+
 // The depth index is contiguous in memory: square blocks are transposed in registers.
 template <class T>
 void pack_transposed(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k0, int64_t k1,
@@ -134,17 +148,7 @@ void pack_transposed(const GemmOperand& m, int64_t outer0, int count, int stride
         block[i] = lane0 + i >= count ? splat(0.0f) : depth == kWidth ? load(from) : load_n(from, depth);
       }
       transpose(block);
-      float* to = panel + (k - k0) * stride + lane0;
-      const int lanes = min_of(kWidth, stride - lane0);
-      const bool first = lane0 == 0;
-      if (depth == kWidth && (lanes == kWidth || (first && to + (kWidth - 1) * stride + kWidth <= end))) {
-#pragma GCC unroll 16
-        for (int j = 0; j < kWidth; ++j) store(to + j * stride, block[j]);
-      } else {
-        F32 rows[kWidth];
-        for (int j = 0; j < kWidth; ++j) rows[j] = block[j];
-        for (int j = 0; j < depth; ++j) put(to + j * stride, end, rows[j], lanes, first);
-      }
+      put_block(panel + (k - k0) * stride + lane0, end, block, depth, stride, lane0);
     }
   }
 }
@@ -251,9 +255,74 @@ void pack(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k
 }
 
 #if defined(GHOST_ISA_avx512_bf16)
-// Depths [2 k0, 2 k1), those past the end of the operand zero, through a buffer of float32.
-void pack_pairs(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k0, int64_t k1,
-                float* panel) {
+// Lane i: even[i] in the low half and odd[i] in the high one.
+GHOST_INLINE F32 interleaved(F32 even, F32 odd) {
+  alignas(64) static constexpr uint16_t order[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                     21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                     11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(odd, even));
+  return _mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_load_si512(order), both));
+}
+
+// Like pack_transposed: what lies side by side in memory are pairs already, once it is bfloat16.
+template <class T>
+void pack_pairs_transposed(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k0,
+                           int64_t k1, float* panel) {
+  const T* data = static_cast<const T*>(m.data);
+  const float* end = panel + (k1 - k0) * stride;
+  for (int64_t k = k0; k < k1; k += kWidth) {
+    const int pairs = static_cast<int>(min_of<int64_t>(kWidth, k1 - k));
+    const int depths = static_cast<int>(min_of<int64_t>(2 * pairs, m.depth - 2 * k));
+    const int low = min_of(depths, kWidth);
+    const int high = depths - low;
+    for (int lane0 = 0; lane0 < stride; lane0 += kWidth) {
+      F32 block[kWidth];
+#  pragma GCC unroll 16
+      for (int i = 0; i < kWidth; ++i) {
+        const T* from = data + (outer0 + lane0 + i) * m.outer_stride + 2 * k;
+        if (lane0 + i >= count) {
+          block[i] = splat(0.0f);
+          continue;
+        }
+        const F32 a = low == kWidth ? load(from) : load_n(from, low);
+        const F32 b = high == kWidth ? load(from + kWidth) : load_n(from + kWidth, high);
+        block[i] = reinterpret_cast<F32>(_mm512_cvtne2ps_pbh(b, a));
+      }
+      transpose(block);
+      put_block(panel + (k - k0) * stride + lane0, end, block, pairs, stride, lane0);
+    }
+  }
+}
+
+// Like pack_straight, two depths at a time.
+template <class T>
+void pack_pairs_straight(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k0, int64_t k1,
+                         float* panel) {
+  const T* data = static_cast<const T*>(m.data) + outer0;
+  const float* end = panel + (k1 - k0) * stride;
+  const int64_t readable = m.outer - outer0;
+  for (int64_t k = k0; k < k1; ++k) {
+    const T* from = data + 2 * k * m.depth_stride;
+    float* to = panel + (k - k0) * stride;
+    const bool single = 2 * k + 1 == m.depth;
+    for (int lane0 = 0; lane0 < stride; lane0 += kWidth) {
+      const int lanes = min_of(kWidth, stride - lane0);
+      const int have = max_of(0, min_of(lanes, count - lane0));
+      const bool whole = have == lanes && readable >= lane0 + kWidth;
+      const auto row = [&](const T* at) {
+        __builtin_prefetch(at + kAhead * m.depth_stride);
+        return whole ? load(at) : have > 0 ? load_n(at, have) : splat(0.0f);
+      };
+      const F32 even = row(from + lane0);
+      const F32 odd = single ? splat(0.0f) : row(from + m.depth_stride + lane0);
+      put(to + lane0, end, interleaved(even, odd), lanes, true);
+    }
+  }
+}
+
+// Codes go through a buffer of float32, a few depths at a time.
+void pack_pairs_codes(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k0, int64_t k1,
+                      float* panel) {
   constexpr int64_t kAtOnce = 16;
   float buffer[2 * kAtOnce * 2 * kWidth];
   for (int64_t k = k0; k < k1; k += kAtOnce) {
@@ -267,13 +336,31 @@ void pack_pairs(const GemmOperand& m, int64_t outer0, int count, int stride, int
       float* to = panel + (k - k0 + p) * stride;
       for (int i = 0; i < stride; i += kWidth) {
         const int n = min_of(kWidth, stride - i);
-        const __m512i both =
-            reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(load_n(even + stride + i, n), load_n(even + i, n)));
-        const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(both));
-        const __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(both, 1));
-        store_n(to + i, _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16))), n);
+        store_n(to + i, interleaved(load_n(even + i, n), load_n(even + stride + i, n)), n);
       }
     }
+  }
+}
+
+template <class T>
+void pack_pairs_of(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k0, int64_t k1,
+                   float* panel) {
+  m.depth_stride == 1 ? pack_pairs_transposed<T>(m, outer0, count, stride, k0, k1, panel)
+                      : pack_pairs_straight<T>(m, outer0, count, stride, k0, k1, panel);
+}
+
+// Depths [2 k0, 2 k1), those past the end of the operand zero.
+void pack_pairs(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k0, int64_t k1,
+                float* panel) {
+  switch (m.type) {
+    case GemmOperand::Type::f32:
+      return pack_pairs_of<float>(m, outer0, count, stride, k0, k1, panel);
+    case GemmOperand::Type::f16:
+      return pack_pairs_of<float16>(m, outer0, count, stride, k0, k1, panel);
+    case GemmOperand::Type::bf16:
+      return pack_pairs_of<bfloat16>(m, outer0, count, stride, k0, k1, panel);
+    case GemmOperand::Type::codes:
+      return pack_pairs_codes(m, outer0, count, stride, k0, k1, panel);
   }
 }
 constexpr const GemmMicroKernel* kMicroPairs = micro_kernels<Pairs>;

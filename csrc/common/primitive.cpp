@@ -26,6 +26,13 @@ bool one_of(const std::string& name, std::initializer_list<const char*> names) {
   return std::any_of(names.begin(), names.end(), [&](const char* n) { return name == n; });
 }
 
+// True when x is one element, or known to repeat one.
+bool has_one_value(const mx::array& x) {
+  if (x.size() == 1) return true;
+  if (x.is_available()) return x.data_size() == 1;
+  return x.has_primitive() && one_of(x.primitive().name(), {"Broadcast"}) && x.inputs()[0].size() == 1;
+}
+
 thread_local bool forced = false;
 
 }  // namespace
@@ -53,12 +60,18 @@ std::pair<Arrays, std::vector<int>> Primitive::vmap(const Arrays& inputs, const 
   return {std::move(outputs), std::move(out_axes)};
 }
 
-bool is_dense(const mx::array& x) {
+bool is_dense(const mx::array& x, int steps) {
   if (x.is_available()) return x.flags().row_contiguous;
-  if (!x.has_primitive()) return false;
+  if (!x.has_primitive() || steps == 0) return false;
   const mx::Primitive& made_by = x.primitive();
   if (dynamic_cast<const Primitive*>(&made_by)) return true;  // ours allocate what they return
-  return one_of(made_by.name(), {"Copy", "StopGradient", "AsType"}) && is_dense(x.inputs()[0]);
+  if (one_of(made_by.name(), {"Full"})) return has_one_value(x.inputs()[0]);
+  // Elementwise operations lay out what they return like their operands.
+  if (!one_of(made_by.name(), {"Copy", "StopGradient", "AsType", "Negative", "Exp", "Add", "Multiply"}))
+    return false;
+  const auto& inputs = x.inputs();
+  return std::all_of(inputs.begin(), inputs.end(),
+                     [&](const mx::array& in) { return in.shape() == x.shape() && is_dense(in, steps - 1); });
 }
 
 void prefer_huge_pages(mx::array& out) {
@@ -85,15 +98,18 @@ bool known_zero(const mx::array& x) {
   return std::all_of(bytes, bytes + x.itemsize(), [](char byte) { return byte == 0; });
 }
 
-bool use_composed(const mx::Stream& stream, Kernels kernels) {
-  if (forced) return true;
+bool on_gpu(const mx::Stream& stream) {
 #if defined(GHOST_METAL_EMULATED)
   static_cast<void>(stream);
-  const bool on_gpu = true;
+  return true;
 #else
-  const bool on_gpu = stream.device == mx::Device::gpu;
+  return stream.device == mx::Device::gpu;
 #endif
-  return on_gpu && !(kernels == Kernels::cpu_and_metal && metal_available());
+}
+
+bool use_composed(const mx::Stream& stream, Kernels kernels) {
+  if (forced) return true;
+  return on_gpu(stream) && !(kernels == Kernels::cpu_and_metal && metal_available());
 }
 
 bool force_composed() { return forced; }

@@ -46,12 +46,13 @@ enum class Kernels { cpu, cpu_and_metal };
 // True where an operator is to be built from MLX's own operations: on streams of a device without a kernel of
 // ours, and everywhere while set_force_composed(true) holds on this thread (comparisons and tests).
 bool use_composed(const mx::Stream& stream, Kernels kernels);
+bool on_gpu(const mx::Stream& stream);
 bool force_composed();
 void set_force_composed(bool on);
 
 // True when x is row-contiguous, or will be once it is evaluated. Inputs of a compiled function are not there
-// while it is traced, so nothing is known of them.
-bool is_dense(const mx::array& x);
+// while it is traced, so nothing is known of them. Looks back over as many operations of MLX's own.
+bool is_dense(const mx::array& x, int steps = 4);
 
 // Input arrays as the kernels take them: row-contiguous, on the operator's stream. What is dense already
 // needs no node to make it so: such nodes cost microseconds each, and a training step would have hundreds.

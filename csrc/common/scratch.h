@@ -16,6 +16,7 @@ enum class Scratch {
   scan,
   attention,
   decode,
+  block,
   count
 };
 float* scratch(Scratch slot, size_t floats);

@@ -38,7 +38,7 @@ class Reader {
       const auto weight = vector();
       require(weight.ndim() == 2, kOp, "a matrix has the wrong shape, given ", shape_text(weight.shape()),
               ", allowed: (N, K).");
-      return {DecodeMatrix::Form::dense, weight.shape(0), weight.shape(1), weight, weight};
+      return {DecodeMatrix::Form::dense, weight.shape(0), weight.shape(1), weight, weight, weight};
     }
     ++at_;
     require(part.size() == 2 && part[0].dtype() == mx::uint32 && part[0].ndim() == 2, kOp,
@@ -49,12 +49,12 @@ class Reader {
     const int columns = 16 * codes.shape(1);
     if (codebook.ndim() == 1) {
       const auto turned = mx::contiguous(mx::transpose(codes, s), false, s);
-      return {DecodeMatrix::Form::by_column, rows, columns, turned, codebook};
+      return {DecodeMatrix::Form::by_column, rows, columns, turned, codebook, codes};
     }
     require(codebook.ndim() == 3 && codebook.shape(0) == rows && codebook.shape(1) == 1, kOp,
             "a codebook has the wrong shape, given ", shape_text(codebook.shape()),
             ", allowed: (4,) or (N, 1, 4).");
-    return {DecodeMatrix::Form::by_row, rows, columns, codes, codebook};
+    return {DecodeMatrix::Form::by_row, rows, columns, codes, codebook, codes};
   }
 
  private:
@@ -91,6 +91,7 @@ DecodeLayer read_layer(const DecodeParts& parts) {
 void add(Arrays& all, const DecodeMatrix& m) {
   all.push_back(m.values);
   all.push_back(m.codebook);
+  all.push_back(m.codes);
 }
 
 Arrays arrays_of(const DecodeWeights& w) {
@@ -240,10 +241,10 @@ bool decode_available(const Arrays& arrays) {
 }
 
 Arrays decode_inputs(const DecodeWeights& w, DecodePiece piece, const Arrays& given) {
-  require(!given.empty() && given[0].ndim() > 0 && 0 <= piece.first && piece.first <= piece.last &&
-              piece.last <= static_cast<int>(w.layers.size()),
+  require(!given.empty() && given[0].ndim() > 1 && given[0].shape(1) > 0 && 0 <= piece.first &&
+              piece.first <= piece.last && piece.last <= static_cast<int>(w.layers.size()),
           kOp, "no inputs, or layers ", piece.first, " to ", piece.last, " of ", w.layers.size(), ".");
-  const int batch = given[0].shape(0);
+  const int batch = given[0].shape(0), seqlen = given[0].shape(1);
   const auto states = state_shapes(w, piece, batch);
   const size_t first = piece.first_state(w);
   require(given.size() == first + states.size(), kOp, "wrong number of inputs, given ", given.size(),
@@ -255,8 +256,8 @@ Arrays decode_inputs(const DecodeWeights& w, DecodePiece piece, const Arrays& gi
     const bool is_state = i >= first;
     const bool tokens = piece.front && i == 0;
     const mx::Shape shape = is_state            ? states[i - first].shape
-                            : i == 0 && !tokens ? mx::Shape{batch, 1, w.embedding.shape(1)}
-                                                : mx::Shape{batch, 1};
+                            : i == 0 && !tokens ? mx::Shape{batch, seqlen, w.embedding.shape(1)}
+                                                : mx::Shape{batch, seqlen};
     const mx::Dtype dtype = is_state ? states[i - first].dtype : tokens ? mx::int32 : mx::float32;
     require_shape(kOp, "an input", given[i], shape, "those of this model and batch, here");
     require(given[i].dtype() == dtype, kOp, "an input has the wrong dtype, given ", given[i].dtype(),

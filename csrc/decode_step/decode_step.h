@@ -3,6 +3,8 @@
 #include <memory>
 #include <optional>
 
+#include "codebook_matmul/codebook_matmul.h"
+#include "common/coded_matrix.h"
 #include "common/primitive.h"
 
 namespace ghost {
@@ -18,6 +20,12 @@ struct DecodeMatrix {
   int columns;
   mx::array values;
   mx::array codebook;  // float32; unused when dense
+  mx::array codes;     // as given, for many rows; unused when dense
+
+  CodedMatrix coded() const {
+    return {
+        codes.data<uint32_t>(), codebook.data<float>(), rows, columns, form == Form::by_row ? 4 : 0, columns};
+  }
 };
 
 struct DecodeAttention {
@@ -93,11 +101,13 @@ std::shared_ptr<const DecodeWeights> decode_weights(const DecodeParts& model,
                                                     DecodeConfig config);
 
 // One piece of a step: layers [first, last), before them the tokenizer and the cheap predictor if `front`,
-// after them norm and head if last is the number of layers.
+// after them norm and head if last is the number of layers. Two-bit products of several bytes are computed in
+// the given mode, of single ones in float32.
 struct DecodePiece {
   int first;
   int last;
   bool front;
+  Activation activation = Activation::float32;
 
   bool at_end(const DecodeWeights& w) const { return last == static_cast<int>(w.layers.size()); }
   // Where the states begin among the inputs.
@@ -108,17 +118,22 @@ struct DecodePiece {
 // so no array may be traced.
 bool decode_available(const Arrays& arrays);
 
-// Advances every stream of a batch by one byte, at once and on the calling thread: it returns evaluated
+// True where several bytes at once may be computed in this mode: float32 always, the others where the CPU has
+// the instructions.
+bool prefill_available(const DecodeWeights& weights, Activation activation);
+
+// Advances every stream of a batch by seqlen >= 1 bytes, at once and without a graph: it returns evaluated
 // arrays.
 //
-// Inputs: tokens (batch, 1) int32 with front, else h (batch, 1, dim); without front but with routing depth
-// (batch, 1); then states. Outputs: states; with front and routing depth; logits (batch, 1, 256) at the end
-// of the layers, else h. States: with front conv (batch, width - 1, dim), ssm (batch, channels, 1) and last
-// (batch, 1, channels) of the tokenizer, and cheap (batch, 1, 256); for each layer conv (batch, width - 1,
-// inner), ssm (batch, inner, dstate) and with attention window_k, window_v (batch, stride, dim), recent_k,
-// recent_v (batch, under stride, dim), strided_k, strided_v (batch, capacity, dim) and count (batch,) int32.
-// The window, newest last, is as of before the recent rows, which are the last ones of every sequence: a step
-// copies these few rows and only every 16th step a window, for the old state stays as it was.
+// Inputs: tokens (batch, seqlen) int32 with front, else h (batch, seqlen, dim); without front but with
+// routing depth (batch, seqlen); then states. Outputs: states; with front and routing depth; logits (batch,
+// seqlen, 256) at the end of the layers, else h. States: with front conv (batch, width - 1, dim), ssm (batch,
+// channels, 1) and last (batch, 1, channels) of the tokenizer, and cheap (batch, 1, 256); for each layer conv
+// (batch, width - 1, inner), ssm (batch, inner, dstate) and with attention window_k, window_v (batch, stride,
+// dim), recent_k, recent_v (batch, under stride, dim), strided_k, strided_v (batch, capacity, dim) and count
+// (batch,) int32. The window, newest last, is as of before the recent rows, which are the last ones of every
+// sequence: a step copies these few rows and only every 16th step a window, for the old state stays as it
+// was.
 Arrays decode_step(const DecodeWeights& weights, DecodePiece piece, const Arrays& inputs);
 
 // The inputs checked, dense and evaluated.

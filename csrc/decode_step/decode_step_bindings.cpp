@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "common/bindings.h"
+#include "decode_step/decode_facts.h"
 #include "decode_step/decode_step.h"
 
 namespace ghost {
@@ -16,6 +17,12 @@ bool same_arrays(const Arrays& a, const Arrays& b) {
 struct DecodeModel {
   Arrays sources;
   std::shared_ptr<const DecodeWeights> weights;
+};
+
+// The weights of a fact memory, and the arrays they were made of.
+struct DecodeFacts {
+  Arrays sources;
+  FactWeights weights;
 };
 
 }  // namespace
@@ -40,13 +47,47 @@ void bind_decode_step(nb::module_& m) {
           "arrays"_a)
       .def(
           "step",
-          [](const DecodeModel& self, const Arrays& inputs, int first, int last,
-             bool front) -> std::optional<Arrays> {
-            if (!decode_available(inputs)) return std::nullopt;
+          [](const DecodeModel& self, const Arrays& inputs, int first, int last, bool front,
+             const std::string& activation) -> std::optional<Arrays> {
+            const DecodePiece piece{first, last, front, parse_activation("decode_step", activation, true)};
+            if (!decode_available(inputs) || !prefill_available(*self.weights, piece.activation))
+              return std::nullopt;
             nb::gil_scoped_release release;
-            return decode_step(*self.weights, {first, last, front}, inputs);
+            return decode_step(*self.weights, piece, inputs);
           },
-          "inputs"_a, "first"_a, "last"_a, "front"_a);
+          "inputs"_a, "first"_a, "last"_a, "front"_a, "activation"_a = "float32");
+  nb::class_<DecodeFacts>(m, "DecodeFacts")
+      .def(
+          "__init__",
+          [](DecodeFacts* self, Arrays sources, const Arrays& weights, uint32_t hash_base) {
+            new (self) DecodeFacts{std::move(sources), fact_weights(weights, hash_base)};
+          },
+          "sources"_a, "weights"_a, "hash_base"_a)
+      .def(
+          "made_of",
+          [](const DecodeFacts& self, const Arrays& arrays) { return same_arrays(self.sources, arrays); },
+          "arrays"_a)
+      .def(
+          "address",
+          [](const DecodeFacts& self, const Arrays& inputs) {
+            nb::gil_scoped_release release;
+            return fact_address_step(self.weights, inputs);
+          },
+          "inputs"_a)
+      .def(
+          "read",
+          [](const DecodeFacts& self, const Arrays& inputs, int index) {
+            nb::gil_scoped_release release;
+            return fact_read_step(self.weights, inputs, index);
+          },
+          "inputs"_a, "index"_a)
+      .def(
+          "copy",
+          [](const DecodeFacts& self, const Arrays& inputs) {
+            nb::gil_scoped_release release;
+            return fact_copy_step(self.weights, inputs);
+          },
+          "inputs"_a);
 #endif
 }
 

@@ -7,8 +7,8 @@
 #include "common/parallel.h"
 #include "common/scratch.h"
 #include "cross_entropy/cross_entropy_kernels.h"
-#include "decode_step/decode_step.h"
 #include "decode_step/decode_step_kernels.h"
+#include "decode_step/step_state.h"
 #include "dense_matmul/dense_matmul_kernels.h"
 #include "gelu/gelu_kernels.h"
 #include "rms_norm/rms_norm_kernels.h"
@@ -21,29 +21,8 @@ namespace {
 // Multiply-adds of a row's scan or attention that are not worth waking a thread for.
 constexpr int64_t kSerialRows = 1 << 16;
 
-const float* floats(const mx::array& x) { return x.data<float>(); }
-
-float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
-
 // Recent rows before they are written to the window.
 constexpr int64_t kRecent = 16;
-
-mx::array make(mx::Shape shape, mx::Dtype dtype = mx::float32) {
-  size_t bytes = mx::size_of(dtype);
-  for (int n : shape) bytes *= static_cast<size_t>(n);
-  return mx::array(mx::allocator::malloc(bytes), std::move(shape), dtype);
-}
-
-// One array of the state, (batch, ...) float32, before and after.
-struct State {
-  mx::array old;
-  mx::array now;
-
-  static int64_t each(const mx::array& x) { return static_cast<int64_t>(x.size()) / x.shape(0); }
-  const float* before(int64_t b) const { return old.data<float>() + b * each(old); }
-  float* after(int64_t b) const { return const_cast<mx::array&>(now).data<float>() + b * each(now); }
-  void keep(int64_t b) const { std::copy_n(before(b), each(old), after(b)); }
-};
 
 // The rows of a batch at work on one byte each.
 class Step {
@@ -274,32 +253,11 @@ class Step {
     scatter(rows);
   }
 
-  // The rows that the sequences have seen. `r` are recent, and the window is as of before them.
-  struct Cache {
-    const mx::array& window_k;
-    const mx::array& window_v;
-    const mx::array& recent_k;
-    const mx::array& recent_v;
-    const mx::array& strided_k;
-    const mx::array& strided_v;
-    const mx::array& count;
-    int64_t r() const { return recent_k.shape(1); }
-  };
-
   void attention(const DecodeAttention& layer, const std::vector<int64_t>& rows) {
-    const Cache cache{in_[at_],     in_[at_ + 1], in_[at_ + 2], in_[at_ + 3],
-                      in_[at_ + 4], in_[at_ + 5], in_[at_ + 6]};
+    const AttentionCache cache(in_, at_, w_.config.stride);
     at_ += 7;
-    require(cache.r() < w_.config.stride && cache.recent_v.shape() == cache.recent_k.shape() &&
-                cache.strided_v.shape() == cache.strided_k.shape(),
-            "decode_step", "keys and values of a state do not fit each other.");
     const auto n = static_cast<int64_t>(rows.size());
-    if (n == 0) {
-      for (const auto* x : {&cache.window_k, &cache.window_v, &cache.recent_k, &cache.recent_v,
-                            &cache.strided_k, &cache.strided_v, &cache.count})
-        out_.push_back(*x);
-      return;
-    }
+    if (n == 0) return cache.keep(out_);
     gather(rows, layer.norm);
     float* q = rest_;
     float* k = q + n * dim_;
@@ -318,7 +276,8 @@ class Step {
 
   // Row number t of sequence b looks at the `stride` rows up to itself, and at every stride-th row before
   // those.
-  void attend(const Cache& cache, int64_t b, const float* q, const float* k, const float* v, float* y) const {
+  void attend(const AttentionCache& cache, int64_t b, const float* q, const float* k, const float* v,
+              float* y) const {
     const int64_t stride = w_.config.stride, capacity = cache.strided_k.shape(1), r = cache.r();
     const int64_t t = cache.count.data<int32_t>()[b], before = std::max<int64_t>(t - r, 0);
     // Of the window: rows that there were, and that are still within `stride` of this one.
@@ -368,7 +327,8 @@ class Step {
   }
 
   // The cache after rows k and v (n, dim) of the sequences `rows`.
-  void remember(const Cache& cache, const std::vector<int64_t>& rows, const float* k, const float* v) {
+  void remember(const AttentionCache& cache, const std::vector<int64_t>& rows, const float* k,
+                const float* v) {
     const int64_t stride = w_.config.stride, r = cache.r();
     const int batch = static_cast<int>(batch_), dim = static_cast<int>(dim_);
     mx::array count = make({batch}, mx::int32);
@@ -448,7 +408,7 @@ class Step {
 
 Arrays decode_step(const DecodeWeights& weights, DecodePiece piece, const Arrays& inputs) {
   const Arrays ready = decode_inputs(weights, piece, inputs);
-  return Step(weights, piece, ready).run();
+  return ready[0].shape(1) == 1 ? Step(weights, piece, ready).run() : prefill(weights, piece, ready);
 }
 
 }  // namespace ghost

@@ -16,6 +16,11 @@ struct DecodeKernels {
   // out[d] += sum_j weights[j] values[j, d]
   void (*mix)(const float* weights, const float* values, int64_t count, int64_t pitch, int64_t head_dim,
               float* out);
+  // The tokenizer's leaky averages s = decay s + rate tanh(feature) over rows of features (rows, channels),
+  // and factors[t] = 1 + sigmoid(bias + sum |s - s before| weight). state holds s, and last the s before.
+  void (*boundaries)(const float* features, int64_t rows, int64_t channels, const float* decay,
+                     const float* rate, const float* weight, float bias, float* state, float* last,
+                     float* factors);
 };
 GHOST_DECLARE_KERNELS(DecodeKernels, decode_table, decode_kernels)
 

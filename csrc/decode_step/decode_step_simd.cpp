@@ -98,8 +98,26 @@ void mix(const float* weights, const float* values, int64_t count, int64_t pitch
     mix_columns<1>(weights, values + d, count, pitch, out + d, Tail{static_cast<int>(head_dim - d)});
 }
 
+void boundaries(const float* features, int64_t rows, int64_t channels, const float* decay, const float* rate,
+                const float* weight, float bias, float* state, float* last, float* factors) {
+  const F32 one = splat(1.0f);
+  for (int64_t t = 0; t < rows; ++t) {
+    F32 speed = splat(0.0f);
+    for_vectors(channels, [&](int64_t c, auto io) {
+      const F32 f = io.get(features + t * channels + c);
+      const F32 bent = splat(2.0f) * sigmoid(f + f) - one;
+      const F32 s = fma(io.get(decay + c), io.get(state + c), io.get(rate + c) * bent);
+      speed = fma(abs(s - io.get(last + c)), io.get(weight + c), speed);
+      io.put(state + c, s);
+      io.put(last + c, s);
+    });
+    factors[t] = bias + sum(speed);
+  }
+  for_vectors(rows, [&](int64_t t, auto io) { io.put(factors + t, one + sigmoid(io.get(factors + t))); });
+}
+
 }  // namespace
 
-extern const DecodeKernels decode_table{multiply_columns, scores, mix};
+extern const DecodeKernels decode_table{multiply_columns, scores, mix, boundaries};
 
 }  // namespace ghost::GHOST_ISA

@@ -3,8 +3,6 @@
 namespace ghost {
 namespace {
 
-constexpr const char* kOp = "rms_norm";
-
 ComposedForm composed_forward(float eps, mx::Stream s) {
   return [eps, s](const Arrays& in) -> Arrays {
     const auto x = mx::astype(in[0], mx::float32, s);
@@ -38,19 +36,19 @@ Arrays gradients_of(const Arrays& inputs, float eps, mx::Stream s) {
   return outputs_of(gradient, inputs, {inputs[1].dtype(), mx::float32});
 }
 
-void check(const mx::array& x, const mx::array& weight, float eps) {
-  require_io_dtype(kOp, "x", x);
-  require_io_dtype(kOp, "weight", weight);
-  require(x.ndim() >= 1, kOp, "x has the wrong shape, given (), allowed: (..., dim).");
-  require_shape(kOp, "weight", weight, {x.shape(-1)}, "(dim,) of x");
-  require(eps >= 0.0f, kOp, "eps is negative, given ", eps, ", allowed: 0 or more.");
+void check(const char* op, const mx::array& x, const mx::array& weight, float eps) {
+  require_io_dtype(op, "x", x);
+  require_io_dtype(op, "weight", weight);
+  require(x.ndim() >= 1, op, "x has the wrong shape, given (), allowed: (..., dim).");
+  require_shape(op, "weight", weight, {x.shape(-1)}, "(dim,) of x");
+  require(eps >= 0.0f, op, "eps is negative, given ", eps, ", allowed: 0 or more.");
 }
 
 }  // namespace
 
 mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps, mx::StreamOrDevice stream) {
   const mx::Stream s = mx::to_stream(stream);
-  check(x, weight, eps);
+  check("rms_norm", x, weight, eps);
   const Arrays inputs{dense(x, s), dense_float32(weight, s)};
   const ComposedForm composed = composed_forward(eps, s);
   if (use_composed(s, Kernels::cpu)) return composed(inputs)[0];
@@ -60,9 +58,10 @@ mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps, mx::S
 std::pair<mx::array, mx::array> add_rms_norm(const mx::array& x, const mx::array& residual,
                                              const mx::array& weight, float eps, mx::StreamOrDevice stream) {
   const mx::Stream s = mx::to_stream(stream);
-  check(x, weight, eps);
-  require_shape(kOp, "residual", residual, x.shape(), "that of x");
-  require(residual.dtype() == x.dtype(), kOp, "residual has the wrong dtype, given ", residual.dtype(),
+  constexpr const char* op = "add_rms_norm";
+  check(op, x, weight, eps);
+  require_shape(op, "residual", residual, x.shape(), "that of x");
+  require(residual.dtype() == x.dtype(), op, "residual has the wrong dtype, given ", residual.dtype(),
           ", allowed: that of x, ", x.dtype(), ".");
   const Arrays inputs{dense(x, s), dense(residual, s), dense_float32(weight, s)};
   const ComposedForm composed = composed_add(eps, s);

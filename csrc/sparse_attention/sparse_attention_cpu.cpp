@@ -6,9 +6,8 @@
 #include "common/parallel.h"
 #include "common/rounding.h"
 #include "common/scratch.h"
-#include "common/sequences.h"
-#include "sparse_attention/sparse_attention.h"
 #include "sparse_attention/sparse_attention_kernels.h"
+#include "sparse_attention/sparse_attention_rows.h"
 
 namespace ghost {
 namespace {
@@ -87,39 +86,44 @@ struct Head {
   }
 };
 
+AttentionOperands operands_of(const Arrays& in) {
+  const auto data = [&](size_t i) { return in[i].data<float>(); };
+  return {data(0),        data(1),        data(2), data(3), data(4), data(5), data(6), in[7].data<int32_t>(),
+          in[5].shape(1), in[0].shape(-1)};
+}
+
+std::vector<Span> spans_of(const SparseAttentionOptions& options, const Arrays& in) {
+  return options.ragged ? ragged_spans(in[8].data<int32_t>(), in[8].shape(0) - 1, in[0].shape(0))
+                        : equal_spans(in[0].shape(0), in[0].shape(1));
+}
+
 class Heads {
  public:
-  Heads(const SparseAttentionOptions& options, const Arrays& in)
-      : options_(options),
-        in_(in),
-        dim_(in[0].shape(-1)),
-        spans_(options.ragged ? ragged_spans(in[8].data<int32_t>(), in[8].shape(0) - 1, in[0].shape(0))
-                              : equal_spans(in[0].shape(0), in[0].shape(1))) {}
+  Heads(const SparseAttentionOptions& options, const AttentionOperands& operands,
+        const std::vector<Span>& spans)
+      : options_(options), in_(operands), spans_(spans) {}
 
   const std::vector<Span>& spans() const { return spans_; }
-  int64_t dim() const { return dim_; }
-  int64_t width() const { return dim_ / options_.num_heads; }
-  int64_t far() const { return in_[5].shape(1); }
+  int64_t dim() const { return in_.dim; }
+  int64_t width() const { return in_.dim / options_.num_heads; }
 
   Head at(int64_t b, int64_t h) const {
     const Span& span = spans_[static_cast<size_t>(b)];
-    const int64_t first = span.begin * dim_ + h * width();
-    const int64_t window = b * options_.stride * dim_ + h * width();
-    const int64_t cache = b * far() * dim_ + h * width();
-    const auto data = [&](size_t i, int64_t offset) { return in_[i].data<float>() + offset; };
-    return {data(0, first), data(1, first), data(2, first), data(3, window), data(4, window), data(5, cache),
-            data(6, cache), span.length(),
+    const int64_t first = span.begin * in_.dim + h * width();
+    const int64_t window = b * options_.stride * in_.dim + h * width();
+    const int64_t cache = b * in_.far * in_.dim + h * width();
+    return {in_.q + first, in_.k + first, in_.v + first, in_.window_k + window, in_.window_v + window,
+            in_.far_k + cache, in_.far_v + cache, span.length(),
             // A count that the cache does not bear out would ask for rows that never were.
-            std::clamp<int64_t>(in_[7].data<int32_t>()[b], 0, (far() + 1) * options_.stride - 1), far(), dim_,
+            std::clamp<int64_t>(in_.count[b], 0, (in_.far + 1) * options_.stride - 1), in_.far, in_.dim,
             width(), options_.stride, 1.0f / std::sqrt(static_cast<float>(width())),
             options_.slope(static_cast<int>(h))};
   }
 
  private:
   const SparseAttentionOptions& options_;
-  const Arrays& in_;
-  int64_t dim_;
-  std::vector<Span> spans_;
+  const AttentionOperands& in_;
+  const std::vector<Span>& spans_;
 };
 
 // The keys or values that queries [t0, t1) see, as columns of the score matrix: far rows, padded to whole
@@ -325,40 +329,47 @@ void backward(const Head& head, const float* y, const float* dy, const float* lo
 
 }  // namespace
 
+void attend(const SparseAttentionOptions& options, const AttentionOperands& operands,
+            const std::vector<Span>& spans, float* y, float* logsumexp) {
+  const Heads heads(options, operands, spans);
+  const int64_t count = options.num_heads;
+  struct Task {
+    int64_t b;
+    int64_t t0;
+  };
+  std::vector<Task> tasks;
+  for (int64_t b = 0; b < static_cast<int64_t>(spans.size()); ++b) {
+    for (int64_t t = 0; t < spans[static_cast<size_t>(b)].length(); t += kChunk) tasks.push_back({b, t});
+  }
+  parallel_for(static_cast<int64_t>(tasks.size()) * count, [&](int64_t i) {
+    const Task& task = tasks[static_cast<size_t>(i / count)];
+    const Head head = heads.at(task.b, i % count);
+    const int64_t first = spans[static_cast<size_t>(task.b)].begin;
+    forward(head, task.t0, std::min(head.rows, task.t0 + kChunk),
+            y + first * heads.dim() + i % count * head.width, logsumexp + first * count + i % count, count);
+  });
+}
+
 void SparseAttention::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   dispatch_cpu(stream(), inputs, outputs, [options = options_](const Arrays& in, Arrays& out) {
-    const Heads heads(options, in);
-    const int64_t count = options.num_heads;
+    const AttentionOperands operands = operands_of(in);
+    const std::vector<Span> spans = spans_of(options, in);
     float* y = out[0].data<float>();
     float* logsumexp = out[1].data<float>();
-    struct Task {
-      int64_t b;
-      int64_t t0;
-    };
-    std::vector<Task> tasks;
-    for (int64_t b = 0; b < static_cast<int64_t>(heads.spans().size()); ++b) {
-      for (int64_t t = 0; t < heads.spans()[static_cast<size_t>(b)].length(); t += kChunk) {
-        tasks.push_back({b, t});
-      }
-    }
     if (options.ragged) {
       const int64_t total = in[0].shape(0);
-      zero_gaps(y, heads.spans(), total, heads.dim());
-      zero_gaps(logsumexp, heads.spans(), total, count);
+      zero_gaps(y, spans, total, operands.dim);
+      zero_gaps(logsumexp, spans, total, options.num_heads);
     }
-    parallel_for(static_cast<int64_t>(tasks.size()) * count, [&](int64_t i) {
-      const Task& task = tasks[static_cast<size_t>(i / count)];
-      const Head head = heads.at(task.b, i % count);
-      const int64_t first = heads.spans()[static_cast<size_t>(task.b)].begin;
-      forward(head, task.t0, std::min(head.rows, task.t0 + kChunk),
-              y + first * heads.dim() + i % count * head.width, logsumexp + first * count + i % count, count);
-    });
+    attend(options, operands, spans, y, logsumexp);
   });
 }
 
 void SparseAttentionGrad::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   dispatch_cpu(stream(), inputs, outputs, [options = options_](const Arrays& in, Arrays& out) {
-    const Heads heads(options, in);
+    const AttentionOperands operands = operands_of(in);
+    const std::vector<Span> spans = spans_of(options, in);
+    const Heads heads(options, operands, spans);
     const int64_t count = options.num_heads;
     for (auto& x : out) std::fill(x.data<float>(), x.data<float>() + x.size(), 0.0f);
     const float* y = in[in.size() - 3].data<float>();

@@ -49,6 +49,25 @@ def test_any_sizes(sizes):
     check([(n,) for n in sizes], seed=len(sizes))
 
 
+def test_gradients_known_to_be_zero(impl):
+    """They are never made, and count like zeros that are."""
+    p, g, m, v = lists([(33, 5), (40000,), ()])
+    known = [mx.zeros_like(g[0]), g[1], mx.zeros_like(g[2])]
+    made = [mx.array(np.array(x)) for x in known]
+    for got, expected in zip(
+        gn.adamw_update(p, known, m, v, 0.02, 3, **SETTINGS),
+        gn.adamw_update(p, made, m, v, 0.02, 3, **SETTINGS),
+        strict=True,
+    ):
+        assert all(mx.array_equal(a, b) for a, b in zip(got, expected, strict=True))
+    assert mx.array_equal(gn.global_norm(known), gn.global_norm(made))
+    assert gn.global_norm(known[:1]).item() == 0
+    # Moments are read whole, zero or not.
+    zeros = [mx.zeros_like(x) for x in p]
+    for x in gn.adamw_update(p, g, zeros, zeros, 0.02, 1)[1]:
+        assert x.size == 0 or mx.all(x != 0)
+
+
 def test_no_arrays():
     assert gn.adamw_update([], [], [], [], 0.1, 1) == ([], [], [])
     assert gn.global_norm([]).item() == 0

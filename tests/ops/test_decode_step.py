@@ -11,47 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx import nn
-from mlx.utils import tree_flatten, tree_map
 
 import ghost_native as gn
-from ghost_native.models import Ghost, GhostConfig
+from ghost_native.models import Ghost
 from ghost_native.models.state import GhostState
 from ghost_native.ops.decode_step import decode_available
 from ghost_native.reference.decode_step import cheap_ref, decode_ref, tokenize_ref
+from tests.ops.decode_operands import KINDS, SHAPES, arrays, build, text
 from tests.tolerances import assert_close, nrmse
-
-SHAPES = {
-    "heads": {"dim": 32, "num_layers": 3, "stride": 5, "head_dim": 16, "attention_layers": (0, 2)},
-    "odd": {
-        "dim": 48, "num_layers": 2, "stride": 20, "head_dim": 16, "dstate": 5, "conv_width": 2, "expand": 1,
-        "attention_layers": (1,),
-    },
-    "rows": {"dim": 256, "num_layers": 1, "conv_width": 3, "stride": 1, "attention_layers": (0,), "head_dim": 256},
-    "narrow": {"dim": 16, "num_layers": 1, "ffn_mult": 3, "dt_rank": 32, "attention_layers": (), "num_specials": 3},
-}  # fmt: skip
-KINDS = ["plain", "routed", "facts", "routed and facts"]
-
-
-def build(shape: str = "heads", kind: str = "plain", weights: str = "packed") -> Ghost:
-    settings = SHAPES[shape] | {"routing": "routed" in kind, "threshold": 0.985, "memory_layers": (0, 1)}
-    model = Ghost(GhostConfig(**settings, weights="float" if weights == "float" else "codebook"), seed=3)
-    # Shaken, so that nothing is zero, one, or the same for all channels; routes spread over the layers.
-    model.update(tree_map(lambda w: w + 0.05 * mx.random.normal(w.shape), model.parameters()))
-    model.router.bias = mx.array(0.3)
-    model.router.context = model.router.context * 40
-    if "facts" in kind:
-        model.store_fact("capital of france", "Paris")
-    if weights == "packed":
-        model.pack()
-    mx.eval(model.parameters())
-    return model
-
-
-def text(batch: int, seqlen: int) -> mx.array:
-    tokens = np.random.default_rng(1).integers(0, 256, (batch, seqlen))
-    prompt = np.frombuffer(b"the capital of france? ", np.uint8)
-    tokens[0, : min(seqlen, len(prompt))] = prompt[:seqlen]
-    return mx.array(tokens.astype(np.int32))
 
 
 def stream(model: Ghost, tokens: mx.array, lengths: list[int]) -> tuple[mx.array, GhostState]:
@@ -68,10 +35,6 @@ def stream(model: Ghost, tokens: mx.array, lengths: list[int]) -> tuple[mx.array
         pieces.append(logits)
         at += n
     return mx.concatenate(pieces, axis=1), state
-
-
-def arrays(state: GhostState) -> dict[str, mx.array]:
-    return {name: x for name, x in tree_flatten(state) if isinstance(x, mx.array)}
 
 
 @pytest.mark.parametrize("weights", ["packed", "latent", "float"])
@@ -219,7 +182,7 @@ def test_other_paths_where_it_does_not_serve():
         assert not decode_available([byte])
         assert_close(model.step(byte, state)[0], fused)
     assert_close(mx.compile(lambda x: model.step(x, state)[0])(byte), fused)
-    assert model._decoder.step(model, mx.zeros((1, 2), dtype=mx.int32), state) is None
+    assert model._decoder.step(model, mx.zeros((1, 0), dtype=mx.int32), state) is None
     with pytest.raises(ValueError, match=r"\[Ghost\] tokens must be integers"):
         model.step(mx.zeros((1, 1)), state)
     with pytest.raises(ValueError, match=r"\[Ghost\] tokens must be \(batch, seqlen\)"):

@@ -95,16 +95,24 @@ class GhostLayer(nn.Module):
         return state
 
     def __call__(
-        self, h: mx.array, state: LayerState, cu_seqlens: mx.array | None = None
-    ) -> tuple[mx.array, LayerState]:
-        """h (batch, seqlen, dim), or (total, dim) with cu_seqlens. Returns h like it, and the new state."""
-        y, mamba = self.mamba(self.mamba_norm(h), state["mamba"], cu_seqlens)
+        self,
+        h: mx.array,
+        state: LayerState,
+        cu_seqlens: mx.array | None = None,
+        residual: mx.array | None = None,
+    ) -> tuple[mx.array, mx.array, LayerState]:
+        """h (batch, seqlen, dim), or (total, dim) with cu_seqlens, to which `residual` is added first.
+
+        Returns h and what is to be added to it, for the next norm to do, and the new state.
+        """
+        h, x = self.mamba_norm.add(h, residual)
+        y, mamba = self.mamba(x, state["mamba"], cu_seqlens)
         new_state = LayerState(mamba=mamba)
         if "attention" in self:
             h, x = self.attention_norm.add(h, y)
             y, new_state["attention"] = self.attention(x, state["attention"], cu_seqlens)
         h, x = self.ffn_norm.add(h, y)
-        return h + self.ffn(x), new_state
+        return h, self.ffn(x), new_state
 
 
 class Ghost(CodebookModel):
@@ -148,7 +156,7 @@ class Ghost(CodebookModel):
         """Continue a stream by tokens (batch, any length >= 1): logits (batch, length, 256) and the new state.
 
         However a text is cut into pieces, the logits are those of one call, to float tolerance (in float32, see
-        :meth:`set_activation`). On CPUs a single byte per stream is one fused step.
+        :meth:`set_activation`). On CPUs all of it is one fused step, where nothing is differentiated.
         """
         decoded = self._decoder.step(self, tokens, state)
         if decoded is not None:
@@ -190,49 +198,53 @@ class Ghost(CodebookModel):
 
         h, boundary_logit, tokenizer_state = self.tokenizer(tokens, state["tokenizer"])
         h = h.astype(self.compute_dtype)
-        cheap_logits = self.router.predict(h, self.head.weight)
+        normed = self.router.norm(h)
+        cheap_logits = self.router.predict(normed, self.head.weight)
         foreseen = mx.concatenate([state["cheap"], cheap_logits], axis=1)
         surprise = self.router.surprise(foreseen[:, :-1], tokens)
-        depth = self.router.depth(h, tokens, surprise)
+        depth = self.router.depth(normed, tokens, surprise)
         # Off this call's logits alone: a slice of `foreseen` would chain unevaluated graphs from step to step.
         cheap = cheap_logits[:, -1:] if tokens.shape[1] else state["cheap"]
 
         address: FactAddress | None = None
+        residual: mx.array | None = None  # of the layer before, not yet added to h
         layer_states: list[LayerState] = []
         routed: list[float] = []
         for l, layer in enumerate(self.layers):
             if memory is not None and l in self.config.memory_at:
+                h, residual = _sum(h, residual), None
                 if address is None:
                     address, memory_state = self.memory.address(h, tokens, memory["table"], memory["state"])
                     memory = MemoryStream(version=memory["version"], table=memory["table"], state=memory_state)
                 h = self.memory.read(h, address, self.config.memory_at.index(l))
-            h, layer_state, share = self._route_layer(l, layer, h, depth, state["layers"][l])
+            h, residual, layer_state, share = self._route_layer(l, layer, h, residual, depth, state["layers"][l])
             layer_states.append(layer_state)
             routed.append(share)
-        logits = self.head(self.norm(h))
+        logits = self.head(self.norm.add(h, residual)[1])
         if address is not None:
             logits = logits + self.memory.copy_logits(address)
         new_state = GhostState(tokenizer=tokenizer_state, cheap=cheap, layers=layer_states, memory=memory)
         return Forward(logits, new_state, boundary_logit, cheap_logits, surprise, depth, address, routed)
 
     def _route_layer(
-        self, l: int, layer: GhostLayer, h: mx.array, depth: mx.array, state: LayerState
-    ) -> tuple[mx.array, LayerState, float]:
-        """Layer l over the bytes with depth > l. Returns h, the layer's new state and the share of bytes."""
+        self, l: int, layer: GhostLayer, h: mx.array, residual: mx.array | None, depth: mx.array, state: LayerState
+    ) -> tuple[mx.array, mx.array | None, LayerState, float]:
+        """Layer l over the bytes with depth > l. Returns h and its residual, the layer's new state and the share of
+        bytes."""
         if l < self.config.min_depth or not self.config.routing:
-            h, state = self._layer(layer)(h, state)
-            return h, state, 1.0
+            return *self._layer(layer)(h, state, residual), 1.0
+        h = _sum(h, residual)
         plan = ops.routing_plan(depth > l)
         n = plan.indices.shape[0]
         if n == 0:
-            return h, state, 0.0
-        x, state = self._layer(layer, plan.cu_seqlens)(ops.skip_gather(h, plan), state)
+            return h, None, state, 0.0
+        x, y, state = self._layer(layer, plan.cu_seqlens)(ops.skip_gather(h, plan), state, None)
         gate = ops.skip_gather(Router.gate(depth, l)[..., None], plan)[:, 0]
-        return ops.skip_scatter(h, x, plan, gate), state, n / depth.size
+        return ops.skip_scatter(h, x + y, plan, gate), None, state, n / depth.size
 
-    def _layer(self, layer: GhostLayer, cu_seqlens: mx.array | None = None) -> Callable[..., tuple[mx.array, Any]]:
-        def run(h: mx.array, state: LayerState) -> tuple[mx.array, LayerState]:
-            return layer(h, state, cu_seqlens)
+    def _layer(self, layer: GhostLayer, cu_seqlens: mx.array | None = None) -> Callable[..., Any]:
+        def run(h: mx.array, state: LayerState, residual: mx.array | None) -> Any:
+            return layer(h, state, cu_seqlens, residual=residual)
 
         return recomputed(layer, run) if self.recomputes else run
 
@@ -317,6 +329,10 @@ class Ghost(CodebookModel):
             ValueError: it is no Ghost checkpoint, or truncated, or does not fit its configuration.
         """
         return checkpoint.load_model(cls, Path(path))
+
+
+def _sum(h: mx.array, residual: mx.array | None) -> mx.array:
+    return h if residual is None else h + residual
 
 
 def GhostV6(dim: int = 256, num_layers: int = 6, **config: Any) -> Ghost:

@@ -87,41 +87,57 @@ class SparseAttention(nn.Module):
             q, k, v, state["window_k"], state["window_v"], state["strided_k"], state["strided_v"], state["count"],
             num_heads=self.num_heads, stride=self.stride, cu_seqlens=cu_seqlens,
         )  # fmt: skip
+        if cu_seqlens is None and state["exact"]:
+            return self.out(y), self._advance_alike(k, v, state)
         if cu_seqlens is None:
-            lengths = mx.full((batch,), x.shape[1], dtype=mx.int32)
+            bounds = x.shape[1] * np.arange(batch + 1)
+            k, v = k.reshape(-1, k.shape[-1]), v.reshape(-1, v.shape[-1])
         else:
-            padding = _Padding(np.array(cu_seqlens), x.shape[0])
-            k, v, lengths = padding.pad(k), padding.pad(v), padding.lengths
-            state = AttentionState(**{**state, "exact": False})
-        return self.out(y), self._advance(k, v, lengths, state)
+            bounds = np.array(cu_seqlens)
+        return self.out(y), self._advance(k, v, bounds, state)
 
-    def _advance(self, k: mx.array, v: mx.array, lengths: mx.array, state: AttentionState) -> AttentionState:
-        """The state after `lengths` of the new rows k and v (batch, rows, dim)."""
-        stride, count, new_rows = self.stride, state["count"], k.shape[1]
-        seen = state["seen"] + new_rows
-        kept = [("window_k", "strided_k", k), ("window_v", "strided_v", v)]
-        new_state: AttentionState = {**state, "count": count + lengths, "seen": seen}
+    def _advance_alike(self, k: mx.array, v: mx.array, state: AttentionState) -> AttentionState:
+        """The state after new rows (batch, rows, dim) where every sequence stands at the same row: slices do."""
+        stride, new_rows = self.stride, k.shape[1]
+        new_state = AttentionState(**state)
+        new_state["count"], new_state["seen"] = state["count"] + new_rows, state["seen"] + new_rows
         old: Any = state
         new: Any = new_state
-        if state["exact"]:
-            # Every sequence stands at the same row: slices do.
-            first = (-state["seen"] - 1) % stride
-            for window, strided, rows in kept:
-                last = rows if new_rows >= stride else mx.concatenate([old[window], rows], axis=1)
-                new[window] = last[:, last.shape[1] - stride :]
-                if first < new_rows:
-                    new[strided] = mx.concatenate([old[strided], rows[:, first::stride]], axis=1)
-            return new_state
-        newest = (lengths[:, None] + mx.arange(stride, dtype=mx.int32))[..., None]
+        first = (-state["seen"] - 1) % stride
+        for window, strided, rows in (("window_k", "strided_k", k), ("window_v", "strided_v", v)):
+            last = rows if new_rows >= stride else mx.concatenate([old[window], rows], axis=1)
+            new[window] = last[:, last.shape[1] - stride :]
+            if first < new_rows:
+                new[strided] = mx.concatenate([old[strided], rows[:, first::stride]], axis=1)
+        return new_state
+
+    def _advance(self, k: mx.array, v: mx.array, bounds: np.ndarray, state: AttentionState) -> AttentionState:
+        """The state after new rows (total, dim), of which sequence b has bounds[b] to bounds[b + 1]."""
+        stride, batch, dim = self.stride, len(bounds) - 1, k.shape[1]
+        begins, lengths, count = bounds[:-1, None], np.diff(bounds)[:, None], np.array(state["count"])[:, None]
+        seen, far = state["seen"] + int(lengths.max(initial=0)), state["strided_k"].shape[1]
+        # Everything is a row of [old windows; old far rows; new rows].
+        sequence = np.arange(batch)[:, None]
+        fresh_from = batch * (stride + far) + begins
+        newest = lengths + np.arange(stride)
+        window_rows = np.where(newest < stride, sequence * stride + newest, fresh_from + newest - stride)
         # Far row m comes from the new rows if its number falls among them, else from the cache.
-        row = mx.arange(seen // stride, dtype=mx.int32) * stride + stride - 1 - count[:, None]
-        fresh = ((row >= 0) & (row < lengths[:, None]))[..., None]
-        for window, strided, rows in kept:
-            both, far = mx.concatenate([old[window], rows], axis=1), old[strided]
-            index = mx.clip(row + stride, 0, both.shape[1] - 1)[..., None]
-            grown = mx.pad(far, [(0, 0), (0, seen // stride - far.shape[1]), (0, 0)])
-            new[window] = mx.take_along_axis(both, newest, axis=1)
-            new[strided] = mx.where(fresh, mx.take_along_axis(both, index, axis=1), grown)
+        number = np.arange(seen // stride)
+        place = stride * number + stride - 1 - count
+        cached = np.where(number < far, batch * stride + sequence * far + number, sequence * stride)
+        far_rows = np.where((place >= 0) & (place < lengths), fresh_from + place, cached)
+        wanted = mx.array(np.concatenate([window_rows, far_rows], axis=1).astype(np.int32))
+
+        def kept(window: mx.array, strided: mx.array, rows: mx.array) -> tuple[mx.array, mx.array]:
+            held = mx.concatenate([window.reshape(-1, dim), strided.reshape(-1, dim), rows])
+            taken = mx.take(held, wanted, axis=0)
+            return taken[:, :stride], taken[:, stride:]
+
+        new_state = AttentionState(**state)
+        new_state["window_k"], new_state["strided_k"] = kept(state["window_k"], state["strided_k"], k)
+        new_state["window_v"], new_state["strided_v"] = kept(state["window_v"], state["strided_v"], v)
+        new_state["count"] = state["count"] + mx.array(np.diff(bounds).astype(np.int32))
+        new_state["seen"], new_state["exact"] = seen, False
         return new_state
 
 
@@ -135,20 +151,3 @@ def _settled(state: AttentionState) -> AttentionState:
     new_state["window_v"] = mx.concatenate([state["window_v"][:, few:], state["recent_v"]], axis=1)
     new_state["recent_k"], new_state["recent_v"] = state["recent_k"][:, :0], state["recent_v"][:, :0]
     return new_state
-
-
-class _Padding:
-    """From ragged rows (total, dim) to padded ones (batch, longest, dim)."""
-
-    def __init__(self, cu_seqlens: np.ndarray, total: int) -> None:
-        begins, ends = cu_seqlens[:-1], cu_seqlens[1:]
-        self.batch, lengths = len(begins), ends - begins
-        longest = int(lengths.max(initial=0))
-        offsets = np.arange(longest)
-        inside = offsets < lengths[:, None]
-        self._rows = mx.array(np.where(inside, begins[:, None] + offsets, total).astype(np.int32))
-        self.lengths = mx.array(lengths.astype(np.int32))
-
-    def pad(self, x: mx.array) -> mx.array:
-        """Rows past the end of a sequence are zero."""
-        return mx.concatenate([x, mx.zeros((1, x.shape[1]), dtype=x.dtype)])[self._rows]

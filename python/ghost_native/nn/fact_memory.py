@@ -28,17 +28,17 @@ from mlx import nn
 
 from ghost_native import ops
 from ghost_native.nn.fact_match import fold_tokens, match_longest
-from ghost_native.nn.fact_recurrence import began_ago, decayed_sum, last_events, sliding
+from ghost_native.nn.fact_recurrence import began_ago, decayed_sum, last_events
 from ghost_native.nn.fact_store import NULL_ROW, PAD_BYTE, FactStore, PackedFacts
 
 __all__ = ["FactAddress", "FactMemory", "FactMemoryState", "FactStore", "FactTable", "PackedFacts"]
 
 _GRAMS = 4
+_EPS = 1e-6
 _SLOTS = 4  # exact hits remembered per sequence
 _FEATURES = 6
 _START_WIDTH = 24
 _HIT_WIDTH = 24
-_LOG_FLOOR = -12.0
 _NEVER = -30.0
 _BLOCK = 512
 _BLOCK_SCORES = 1 << 22
@@ -87,11 +87,13 @@ class FactAddress(TypedDict):
 
 
 def _rms_norm(x: mx.array) -> mx.array:
-    return x * mx.rsqrt(mx.mean(x * x, axis=-1, keepdims=True) + 1e-6)
+    return ops.rms_norm(x, mx.ones(x.shape[-1]), _EPS)
 
 
 def _unit(x: mx.array) -> mx.array:
-    return x * mx.rsqrt(mx.sum(x * x, axis=-1, keepdims=True) + 1e-6)
+    """x / sqrt(|x|^2 + eps)"""
+    dim = x.shape[-1]
+    return ops.rms_norm(x, mx.full((dim,), dim**-0.5), _EPS / dim)
 
 
 def _log_sigmoid(x: mx.array) -> mx.array:
@@ -205,7 +207,7 @@ class FactMemory(nn.Module):
         """Unit feature of the last four bytes and the gates' share of it, for the last `seqlen` columns."""
         embedded = ops.embedding(self.byte_embedding, folded[:, -(seqlen + _GRAMS - 1) :])
         grams = mx.concatenate([embedded[:, _GRAMS - 1 - i : _GRAMS - 1 - i + seqlen] for i in range(_GRAMS)], axis=-1)
-        hidden = nn.silu(_dense(grams, self.gram_in) + self.gram_bias)
+        hidden = ops.silu(_dense(grams, self.gram_in) + self.gram_bias)
         return _unit(_dense(hidden, self.gram_out)), _dense(hidden, self.gate_gram)
 
     def init_state(self, batch: int) -> FactMemoryState:
@@ -278,20 +280,28 @@ class FactMemory(nn.Module):
         hits = (state["hit_row"], state["hit_log"], state["hit_age"])
         hit_row, hit_log, hit_age = last_events(row, weight, _log_sigmoid(gates[..., 2]), *hits)
 
-        scores, cosine = self._scores(bag, hit_row, hit_log, table)
-        candidates, chosen = self._candidates(scores)
-        log_norm = mx.logsumexp(chosen, axis=-1)
-        log_weights = chosen - log_norm[..., None]
+        scores, cosine, candidates, log_weights, log_norm = ops.fact_scores(
+            bag, table["bags"], table["key_length"], hit_row, hit_log, self.score_scale, self.null_score, self.top_k
+        )
 
         strength = mx.where(hit_row[..., 0] != NULL_ROW, mx.exp(hit_log[..., 0]), 0.0)
         traces = mx.stack([strength, mx.exp(hit_age[..., 0] * -0.125)], axis=-1) * 4
-        sensed = nn.silu(_dense(mx.concatenate([normed, traces], axis=-1), self.start_in))
+        sensed = ops.silu(_dense(mx.concatenate([normed, traces], axis=-1), self.start_in))
         start_logit = _dense(sensed, self.start_out)[..., 0] + self.start_bias
 
         start = mx.concatenate([state["start"], start_logit], axis=1)
         all_rows = mx.concatenate([state["rows"], candidates], axis=1)
         all_weights = mx.concatenate([state["log_weights"], log_weights], axis=1)
-        copy, inside, null_inside = self._positions(folded, start, all_rows, all_weights, table, seqlen)
+        copy, inside, null_inside = ops.fact_positions(
+            began_ago(start, seqlen, table["values"].shape[1]),
+            all_rows,
+            all_weights,
+            folded,
+            self.position_scale,
+            table["values"],
+            table["value_context"],
+            table["value_length"],
+        )
         features = mx.stack(
             [
                 mx.exp(log_weights[..., 0]),
@@ -335,82 +345,8 @@ class FactMemory(nn.Module):
         place = (first[..., None] - mx.arange(1, _GRAMS + 1)).reshape(length.shape[0], -1)
         before = mx.take_along_axis(folded, mx.maximum(place, 0), axis=1)
         embedded = ops.embedding(self.byte_embedding, before).reshape(*length.shape, -1)
-        logit = _dense(normed, self.hit_hidden) + _dense(nn.silu(_dense(embedded, self.hit_before)), self.hit_out)
+        logit = _dense(normed, self.hit_hidden) + _dense(ops.silu(_dense(embedded, self.hit_before)), self.hit_out)
         return _log_sigmoid(logit[..., 0] + self.hit_bias)
-
-    def _scores(
-        self, bag: mx.array, hit_row: mx.array, hit_log: mx.array, table: FactTable
-    ) -> tuple[mx.array, mx.array]:
-        """Scores (batch, seqlen, rows) and the best cosine (batch, seqlen)."""
-        keys, length = table["bags"], table["key_length"]
-        dot = _dense(bag, keys)
-        key_norm = mx.sum(keys * keys, axis=-1) + 0.1
-        bag_norm = mx.sum(bag * bag, axis=-1, keepdims=True) + 0.1
-        cosine = dot * mx.rsqrt(key_norm) * mx.rsqrt(bag_norm)
-        coverage = mx.minimum(dot / key_norm, 1.2)
-        number = mx.arange(keys.shape[0])
-        strength = mx.zeros(dot.shape)
-        faded = mx.exp(hit_log)
-        for slot in range(_SLOTS):
-            strength = mx.maximum(strength, mx.where(number == hit_row[..., slot, None], faded[..., slot, None], 0.0))
-        scale = mx.exp(self.score_scale)
-        exact = scale[2] + scale[3] * mx.minimum(length, 24).astype(mx.float32) / 24 + scale[4] * cosine
-        score = scale[0] * cosine + scale[1] * coverage + exact * strength
-        score = mx.where(length > 0, score, mx.where(number == NULL_ROW, self.null_score, -1e4))
-        return score, mx.max(mx.where(length > 0, cosine, 0.0), axis=-1)
-
-    def _candidates(self, scores: mx.array) -> tuple[mx.array, mx.array]:
-        """The null fact and the best `top_k` rows: their rows (int32) and scores, (batch, seqlen, top_k + 1)."""
-        number = mx.arange(scores.shape[-1])
-        left = mx.stop_gradient(mx.where(number == NULL_ROW, -mx.inf, scores))
-        rows = [mx.zeros(scores.shape[:-1], dtype=mx.uint32)]
-        # A few passes of argmax are several times faster than a partial sort of long rows.
-        for _ in range(self.top_k):
-            best = mx.argmax(left, axis=-1)
-            left = mx.where(number == best[..., None], -mx.inf, left)
-            rows.append(best)
-        index = mx.stack(rows, axis=-1)
-        return index.astype(mx.int32), mx.take_along_axis(scores, index, axis=-1)
-
-    def _positions(
-        self,
-        folded: mx.array,
-        start: mx.array,
-        rows: mx.array,
-        log_weights: mx.array,
-        table: FactTable,
-        seqlen: int,
-    ) -> tuple[mx.array, mx.array, mx.array]:
-        """Distribution of the next value byte (batch, seqlen, 256), P(inside an answer), P(inside the null answer)."""
-        values, width = table["values"], table["values"].shape[1]
-        batch = start.shape[0]
-        began = began_ago(start, seqlen, width)  # (batch, seqlen, width)
-        row, log_weight = sliding(rows, seqlen, width), sliding(log_weights, seqlen, width)
-        offset = mx.arange(width)[:, None]
-        flat = row * width + offset
-        byte = mx.take(values.reshape(-1), flat)  # (batch, seqlen, width, top_k + 1)
-        context = mx.take(table["value_context"].reshape(-1), flat)
-        inside_value = offset < mx.take(table["value_length"], row)
-
-        recent = mx.zeros((batch, seqlen), dtype=mx.uint32)
-        for back in range(_GRAMS):
-            column = folded[:, folded.shape[1] - seqlen - back : folded.shape[1] - back]
-            recent = recent | ((column & 255).astype(mx.uint32) << (8 * back))
-        difference = context ^ recent[..., None, None]
-        scale = self.position_scale
-        score = scale[0] * mx.maximum(began, _LOG_FLOOR)[..., None] + log_weight
-        for back in range(_GRAMS):
-            agrees = ((difference & ((1 << 8 * (back + 1)) - 1)) == 0) & (offset > back)
-            score = score + scale[1 + back] * agrees
-        score = mx.where(inside_value, score, -1e4)
-        shape = (batch * seqlen, -1)
-        weight = mx.softmax(score.reshape(shape), axis=-1)
-        line = mx.arange(batch * seqlen)[:, None]
-        copy = mx.zeros((batch * seqlen, 256)).at[line, byte.reshape(shape)].add(weight)
-
-        mass = mx.where(inside_value, mx.exp(began[..., None] + log_weight), 0.0)
-        inside = mx.minimum(mx.sum(mass, axis=(2, 3)), 1.0)
-        return copy.reshape(batch, seqlen, 256), inside, mx.sum(mass[..., 0], axis=2)
 
     def read(self, h: mx.array, address: FactAddress, index: int) -> mx.array:
         """h plus the gated readout of read `index`; h (batch, seqlen, dim), same shape and dtype out."""
@@ -418,7 +354,7 @@ class FactMemory(nn.Module):
             raise ValueError(f"[FactMemory.read] index must be in 0..{self.num_reads - 1}, got {index}")
         seen = mx.concatenate([_rms_norm(h.astype(mx.float32)), 4 * address["features"]], axis=-1)
         gate = mx.sigmoid(_dense(seen, self.read_gate[index : index + 1]) + self.read_gate_bias[index])
-        value = _dense(address["readout"], self.read_out[index]) * (gate * address["inside"][..., None])
+        value = _dense(address["readout"] * (gate * address["inside"][..., None]), self.read_out[index])
         return h + value.astype(h.dtype)
 
     def copy_logits(self, address: FactAddress) -> mx.array:

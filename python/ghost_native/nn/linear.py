@@ -101,10 +101,9 @@ class CodebookLinear(nn.Module):
             return ops.codebook_matmul(x, self.codes, self.codebook, activation=self._activation)
         if "codebook" not in self:
             return ops.dense_matmul(x, self.weight)
-        codebook: mx.array = _round_to_half(self.codebook)  # type: ignore[assignment]
         # Gradients of int8 products would stop training.
         activation = "bfloat16" if self._activation == "int8" else self._activation
-        return ops.codebook_matmul_latent(x, self.weight, codebook, activation=activation)
+        return ops.codebook_matmul_latent(x, self.weight, self.codebook, activation=activation, half_levels=True)
 
     def pack(self) -> None:
         """Replace latent weights by codes and the codebook by its float16 form. There is no training after it."""
@@ -119,17 +118,6 @@ class CodebookLinear(nn.Module):
     def packed_bits(self) -> int:
         """Bits that codes and codebook take; only for packed layers."""
         return int(8 * (self.codes.nbytes + self.codebook.nbytes))
-
-
-@mx.custom_function
-def _round_to_half(x: mx.array) -> mx.array:
-    """x rounded to float16, in float32; gradients pass unrounded, for they could overflow float16."""
-    return x.astype(mx.float16).astype(mx.float32)
-
-
-@_round_to_half.vjp
-def _round_to_half_vjp(primals: mx.array, cotangents: mx.array, outputs: mx.array) -> mx.array:
-    return cotangents
 
 
 def _normal(rows: int, columns: int, scale: float | None) -> mx.array:

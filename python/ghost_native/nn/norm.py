@@ -21,6 +21,8 @@ class RMSNorm(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         return ops.rms_norm(x, self.weight, self._eps)
 
-    def add(self, x: mx.array, residual: mx.array) -> tuple[mx.array, mx.array]:
-        """``h = x + residual`` and the norm of h."""
+    def add(self, x: mx.array, residual: mx.array | None) -> tuple[mx.array, mx.array]:
+        """``h = x + residual``, or x without one, and the norm of h."""
+        if residual is None:
+            return x, self(x)
         return ops.add_rms_norm(x, residual, self.weight, self._eps)

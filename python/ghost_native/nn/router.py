@@ -53,21 +53,21 @@ class Router(nn.Module):
         self.cheap_in = Linear(dim, rank)
         self.cheap_out = Linear(rank, dim, scale=0.1)
 
-    def predict(self, h: mx.array, head: mx.array) -> mx.array:
-        """The cheap predictor's logits (..., 256) for the byte after each position, read off h (..., dim).
+    def predict(self, x: mx.array, head: mx.array) -> mx.array:
+        """The cheap predictor's logits (..., 256) for the byte after each position, read off x (..., dim), h normed.
 
         It borrows the model's output head (256, dim) without training it.
         """
-        x = self.norm(h)
         return ops.dense_matmul(x + self.cheap_out(self.cheap_in(x)), mx.stop_gradient(head))
 
     def surprise(self, cheap_logits: mx.array, tokens: mx.array) -> mx.array:
         """1 - p(token) for logits (batch, seqlen, 256) that were made one byte earlier."""
         return 1 - mx.exp(-ops.cross_entropy(cheap_logits, mx.minimum(tokens, 255)))
 
-    def depth(self, h: mx.array, tokens: mx.array, surprise: mx.array) -> mx.array:
-        """Depth (batch, seqlen) in 1..max_depth, differentiable in h and the weights; the threshold is a hard cut."""
-        score = self.norm(h) @ self.context + self.bias + mx.take(self.importance, tokens, axis=0)
+    def depth(self, x: mx.array, tokens: mx.array, surprise: mx.array) -> mx.array:
+        """Depth (batch, seqlen) in 1..max_depth, differentiable in x and the weights; the threshold is a hard cut."""
+        context = ops.dense_matmul(x, self.context[None])[..., 0]
+        score = context + self.bias + mx.take(self.importance, tokens, axis=0)
         depth = 1 + (self.max_depth - 1) * mx.sigmoid(score)
         return mx.where(surprise < self.threshold, mx.minimum(depth, self.min_depth), depth)
 

@@ -71,9 +71,9 @@ class StateSpaceTokenizer(nn.Module):
             return_last_state=True,
         )
         h = embedded + mixed
-        features = mx.tanh(self.project(h))
+        features = ops.tanh(self.project(h))
         ones = mx.ones((batch, seqlen, 1))
-        rate = nn.softplus(self.rate)
+        rate = mx.logaddexp(self.rate, 0.0)
         s, ssm = ops.selective_scan(
             features,
             mx.broadcast_to(rate, features.shape),
@@ -84,7 +84,7 @@ class StateSpaceTokenizer(nn.Module):
             return_last_state=True,
         )
         before = mx.concatenate([state["last"], s[:, :-1]], axis=1)
-        logit = mx.abs(s - before) @ self.boundary_weight + self.boundary_bias
+        logit = ops.dense_matmul(mx.abs(s - before), self.boundary_weight[None])[..., 0] + self.boundary_bias
         h = h * (1 + mx.sigmoid(logit)[..., None])
         last = s[:, -1:] if seqlen else state["last"]
         return h, logit, TokenizerState(conv=conv, ssm=ssm, last=last)

@@ -59,7 +59,13 @@ def codebook_matmul(
 
 
 def codebook_matmul_latent(
-    x: mx.array, weight: mx.array, codebook: mx.array, *, activation: str = "float32", stream: Where = None
+    x: mx.array,
+    weight: mx.array,
+    codebook: mx.array,
+    *,
+    activation: str = "float32",
+    half_levels: bool = False,
+    stream: Where = None,
 ) -> mx.array:
     """:func:`codebook_matmul` for training: codes come from a latent weight, with straight-through gradients.
 
@@ -75,6 +81,8 @@ def codebook_matmul_latent(
             three products, forward and backward, to bfloat16 (relative error of a product about 0.2 %) and take half
             the time. Sums stay float32. Other CPUs, GPUs and weights with a side below 64 compute as with
             ``"float32"``.
+        half_levels: round the codebook to float16 before all else, as it is stored once packed. Its gradient passes
+            unrounded, for it could overflow float16.
         stream: where to run.
 
     Returns:
@@ -87,7 +95,9 @@ def codebook_matmul_latent(
 
     The straight-through estimator is that of Bengio et al. (2013, arXiv:1308.3432).
     """
-    return _ext.codebook_matmul_latent(x, weight, codebook, activation=activation, stream=stream)
+    return _ext.codebook_matmul_latent(
+        x, weight, codebook, activation=activation, half_levels=half_levels, stream=stream
+    )
 
 
 def codebook_assign(w: mx.array, codebook: mx.array, *, stream: Where = None) -> mx.array:
