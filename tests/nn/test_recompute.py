@@ -25,8 +25,8 @@ def test_any_module_with_any_state(weights):
 
         def loss(parameters, h, state, call=call):
             layer.update(parameters)
-            y, after = call(h, state)
-            return (y * cotangent).sum(), after
+            residual, y, after = call(h, state)
+            return ((residual + y) * cotangent).sum(), after
 
         mamba = {**state, "mamba": {k: v + 0.1 for k, v in state["mamba"].items()}}
         (_, after), gradients = mx.value_and_grad(loss, argnums=(0, 1))(layer.trainable_parameters(), h, mamba)

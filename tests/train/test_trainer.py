@@ -197,7 +197,7 @@ def test_float16_recovers_from_overflow():
     assert list(made.run())[-1].bpt < 7
 
 
-@pytest.mark.parametrize("changes", [{"num_layers": 6}, {"num_layers": 6, "routing": True}], ids=["dense", "routed"])
+@pytest.mark.parametrize("changes", [{"num_layers": 12}, {"num_layers": 12, "routing": True}], ids=["dense", "routed"])
 def test_gradient_checkpointing_takes_the_same_steps_in_less_memory(changes):
     plain, recomputing, peaks = tiny(**changes), tiny(**changes), []
     for model, on in ((plain, False), (recomputing, True)):
