@@ -6,22 +6,14 @@ import bisect
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
 
+from ghost_native.data.batch import TokenBatch
 from ghost_native.data.corpora import Document
 
 SEPARATOR = 10  # a newline stands between documents
-
-
-@dataclass(frozen=True)
-class Batch:
-    """tokens (batch, seqlen) int32 and targets (batch, seqlen) int32, the byte after each token."""
-
-    tokens: np.ndarray
-    targets: np.ndarray
 
 
 class BatcherState(TypedDict):
@@ -40,7 +32,8 @@ class ByteBatcher:
 
     With `run`, a row stays in one place for that many windows only and then moves to another: the ring is cut into
     stretches of run * seqlen bytes that are visited in an order shuffled anew in every round. Neighbouring batches then
-    see many documents, not a few long ones; carried state has to start anew with every run.
+    see many documents, not a few long ones; carried state has to start anew with every run, whose first batch is
+    `fresh`. Without `run` only the first batch of all is.
 
     Args:
         documents: what to read; empty documents are not allowed.
@@ -110,13 +103,14 @@ class ByteBatcher:
             position = self._begins[index]
         return out
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[TokenBatch]:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> TokenBatch:
         rows = np.stack([self.read(begin, self.seqlen + 1) for begin in self._positions()])
+        fresh = (self._windows % self.run if self.run else self._windows) == 0
         self._windows += 1
-        return Batch(np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:]))
+        return TokenBatch(np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:]), fresh=fresh)
 
     def _positions(self) -> list[int]:
         """Where in the ring each row's next window begins."""

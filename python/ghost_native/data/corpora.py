@@ -145,7 +145,8 @@ def _python_sources(root: Path) -> list[str]:
     return sorted(names)
 
 
-def _load(path: Path) -> bytes | memoryview:
+def load_file(path: Path) -> bytes | memoryview:
+    """The bytes of a file, memory-mapped when it is large."""
     if path.stat().st_size > MAP_BYTES and path.is_file():
         with path.open("rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -197,14 +198,48 @@ def read_documents(paths: Sequence[str | Path] | str | Path) -> tuple[list[Docum
         ValueError: no paths, a folder without files, or nothing left to read.
     """
     name = "read_documents"
+    files, skipped = list_files(paths, name)
+    documents: list[Document] = []
+    names: set[str] = set()
+    seen_bytes: dict[bytes, str] = {}
+    for label, file in files:
+        data = load_file(file)
+        if not len(data):
+            skipped.append(Skipped(label, "empty"))
+            continue
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        if digest in seen_bytes:
+            skipped.append(Skipped(label, "same bytes as another file"))
+            continue
+        if label in names:
+            label = file.as_posix()
+        seen_bytes[digest] = label
+        names.add(label)
+        documents.append(Document(label, data))
+    if not documents:
+        given = [paths] if isinstance(paths, (str, Path)) else paths
+        raise ValueError(f"[{name}] {', '.join(map(str, given))}: all {len(skipped)} files are empty or hidden")
+    return documents, skipped
+
+
+def list_files(
+    paths: Sequence[str | Path] | str | Path, name: str = "list_files"
+) -> tuple[list[tuple[str, Path]], list[Skipped]]:
+    """Every file named, and every file below every folder named, in a fixed order; none is read.
+
+    Returns:
+        (label, path) of each file; hidden files and files met twice, which are left out.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: no paths, or a folder without files.
+    """
     wanted = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
     if not wanted:
         raise ValueError(f"[{name}] no paths were given, name at least one file or folder")
-    documents: list[Document] = []
+    found: list[tuple[str, Path]] = []
     skipped: list[Skipped] = []
-    names: set[str] = set()
-    seen_files: set[tuple[int, int]] = set()
-    seen_bytes: dict[bytes, str] = {}
+    seen: set[tuple[int, int]] = set()
     for path in wanted:
         if not path.exists():
             raise FileNotFoundError(f"[{name}] no such file or folder: {path}")
@@ -217,26 +252,12 @@ def read_documents(paths: Sequence[str | Path] | str | Path) -> tuple[list[Docum
         for label, file in files:
             status = file.stat()
             identity = (status.st_dev, status.st_ino)
-            if identity in seen_files and stat.S_ISREG(status.st_mode):
+            if identity in seen and stat.S_ISREG(status.st_mode):
                 skipped.append(Skipped(label, "read already"))
                 continue
-            seen_files.add(identity)
-            data = _load(file)
-            if not len(data):
-                skipped.append(Skipped(label, "empty"))
-                continue
-            digest = hashlib.blake2b(data, digest_size=16).digest()
-            if digest in seen_bytes:
-                skipped.append(Skipped(label, "same bytes as another file"))
-                continue
-            if label in names:
-                label = file.as_posix()
-            seen_bytes[digest] = label
-            names.add(label)
-            documents.append(Document(label, data))
-    if not documents:
-        raise ValueError(f"[{name}] {', '.join(map(str, wanted))}: all {len(skipped)} files are empty or hidden")
-    return documents, skipped
+            seen.add(identity)
+            found.append((label, file))
+    return found, skipped
 
 
 def read_corpus(paths: Sequence[str | Path] | str | Path, *, heldout_fraction: float = 0.05) -> Corpus:
