@@ -19,6 +19,14 @@ def write_lines(path: Path, rows: Sequence[Any]) -> Path:
     return path
 
 
+def tokenizer_text() -> str:
+    """Lines of invented words, of which a tokenizer can learn some hundred pieces."""
+    random = np.random.default_rng(0)
+    syllables = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in ("", "n", "r")]
+    words = ["".join(random.choice(syllables, random.integers(1, 4))) for _ in range(200)] + ["the fox", "over"]
+    return "\n".join(" ".join(random.choice(words, 9)) for _ in range(300))
+
+
 class ListReader:
     """Rows from memory; positions count them."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from ghost_native.data.extras import need
 
@@ -25,14 +26,56 @@ def open_file(path: Path) -> BinaryIO:
     if path.suffix == ".gz":
         return cast(BinaryIO, gzip.open(path, "rb"))
     if path.suffix == ".zst":
-        zstandard = need("zstandard", "datasets", "open_file")
-        return cast(BinaryIO, zstandard.open(path, "rb"))
+        need("zstandard", "datasets", "open_file")
+        return io.BufferedReader(_ZstdFile(path))
     return path.open("rb")
+
+
+def skip(file: BinaryIO, count: int) -> None:
+    """Pass over bytes from the beginning of a file; a compressed one is decompressed up to there."""
+    if file.seekable():
+        file.seek(count)
+    else:
+        while count > 0:
+            count -= len(file.read(min(count, 1 << 20))) or count
 
 
 def broken(error: Exception) -> bool:
     """Whether an error raised while reading a compressed file says that its contents are damaged."""
     return isinstance(error, (EOFError, gzip.BadGzipFile)) or type(error).__name__ in ("error", "ZstdError")
+
+
+class _ZstdFile(io.RawIOBase):
+    """A .zst file of any number of frames. zstandard's own reader takes a file cut short for a whole one."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._library = need("zstandard", "datasets", "open_file")
+        self._file = path.open("rb")
+        self._frame: Any = None
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            data = self._frame.unused_data if self._frame is not None and self._frame.eof else b""
+            data = data or self._file.read(1 << 17)
+            if not data:
+                if self._frame is not None and not self._frame.eof:
+                    raise EOFError("the file ends within a frame")
+                return 0
+            if self._frame is None or self._frame.eof:
+                self._frame = self._library.ZstdDecompressor().decompressobj()
+            self._ready = memoryview(self._frame.decompress(data))
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def sync_folder(path: Path) -> None:

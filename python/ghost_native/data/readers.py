@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ghost_native.data.corpora import Skipped, list_files, load_file
-from ghost_native.data.files import COMPRESSED, broken, open_file
+from ghost_native.data.files import COMPRESSED, broken, open_file, skip
 from ghost_native.data.rows import Position, Row, digest, order_of
 
 PIECE_BYTES = 1 << 20  # a longer document is given out as several rows
@@ -133,7 +133,7 @@ class JsonLines(FileReader):
     def rows(self, label: str, path: Path, within: Position | None) -> Iterator[tuple[Row, Position]]:
         offset, number = within or (0, 0)
         with open_file(path) as file:
-            file.seek(offset)
+            skip(file, offset)
             for line in file:
                 offset += len(line)
                 number += 1

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import itertools
+import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -212,59 +215,48 @@ class SentencePieceTokenizer:
             raise ValueError(f"[{name}] model_type is {model_type!r}, allowed are 'unigram' and 'bpe'")
         if not 0 < character_coverage <= 1:
             raise ValueError(f"[{name}] character_coverage is {character_coverage}, allowed is more than 0 up to 1")
-        if vocab_size < 1 or max_sentences < 1 or num_threads < 1:
-            raise ValueError(f"[{name}] vocab_size, max_sentences and num_threads have to be at least 1")
-        lines = _Lines(texts)
-        library.set_random_generator_seed(seed)
-        writer = _Writer()
+        for what, value in (("vocab_size", vocab_size), ("max_sentences", max_sentences), ("num_threads", num_threads)):
+            if value < 1:
+                raise ValueError(f"[{name}] {what} is {value}, at least 1 is needed")
+        sample = _sample(_lines(texts), max_sentences, seed)
+        if not sample:
+            raise ValueError(f"[{name}] there is no text to learn from")
+        writer = io.BytesIO()
         try:
             library.SentencePieceTrainer.train(
-                sentence_iterator=iter(lines), model_writer=writer, vocab_size=vocab_size, model_type=model_type,
+                sentence_iterator=iter(sample), model_writer=writer, vocab_size=vocab_size, model_type=model_type,
                 byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False,
                 remove_extra_whitespaces=False, character_coverage=character_coverage,
-                input_sentence_size=max_sentences, shuffle_input_sentence=True, max_sentence_length=2 * _LINE_BYTES,
+                max_sentence_length=2 * _LINE_BYTES,
                 num_threads=num_threads, minloglevel=2, unk_id=0, bos_id=1, eos_id=2, pad_id=3,
                 control_symbols=[f"<|{special}|>" for special in SPECIALS[3:]], user_defined_symbols=["\n", "\t"],
             )  # fmt: skip
         except RuntimeError as error:
-            if lines.error is not None:
-                raise lines.error from None
-            raise ValueError(f"[{name}] {_reason(str(error), vocab_size, lines.given)}") from error
-        return cls(bytes(writer.data))
+            raise ValueError(f"[{name}] {_reason(str(error), vocab_size)}") from error
+        return cls(writer.getvalue())
 
 
 _LINE_BYTES = 4000
 
 
-class _Lines:
-    """Lines of texts for SentencePiece, which turns what its iterator raises into errors of its own: kept here."""
-
-    def __init__(self, texts: Iterable[str | bytes]) -> None:
-        self._texts = texts
-        self.given = 0
-        self.error: BaseException | None = None
-
-    def __iter__(self) -> Iterator[str]:
-        try:
-            for text in self._texts:
-                for line in _text(text).split("\n"):
-                    # SentencePiece takes null characters for its own marks.
-                    for begin in range(0, len(line), _LINE_BYTES // 4):
-                        piece = line[begin : begin + _LINE_BYTES // 4].replace("\0", "")
-                        if piece.strip():
-                            self.given += 1
-                            yield piece
-        except BaseException as error:
-            self.error = error
-            raise
+def _lines(texts: Iterable[str | bytes]) -> Iterator[str]:
+    for text in texts:
+        for line in _text(text).split("\n"):
+            for begin in range(0, len(line), _LINE_BYTES // 4):
+                piece = line[begin : begin + _LINE_BYTES // 4].replace("\0", "")  # null is a mark of SentencePiece's
+                if piece.strip():
+                    yield piece
 
 
-class _Writer:
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def write(self, data: bytes) -> None:
-        self.data += data
+def _sample(lines: Iterator[str], count: int, seed: int) -> list[str]:
+    """All lines, or `count` of them in which each is as likely as any other (reservoir sampling)."""
+    sample = list(itertools.islice(lines, count))
+    chance = random.Random(seed)
+    for number, line in enumerate(lines, count + 1):
+        place = chance.randrange(number)
+        if place < count:
+            sample[place] = line
+    return sample
 
 
 def _text(text: str | bytes) -> str:
@@ -272,9 +264,7 @@ def _text(text: str | bytes) -> str:
     return data.decode("utf-8", "replace")
 
 
-def _reason(message: str, vocab_size: int, lines: int) -> str:
-    if not lines:
-        return "there is no text to learn from"
+def _reason(message: str, vocab_size: int) -> str:
     most = re.search(r"value <= (\d+)", message)
     if most:
         return f"vocab_size is {vocab_size}, at most {most[1]} are possible with this text; give more text"
