@@ -56,9 +56,9 @@ class Manifest:
     documents: list[FileInfo]
 
 
-def dtype_for(vocab_size: int) -> str:
-    """The smallest unsigned type that holds every id."""
-    return "uint8" if vocab_size <= 1 << 8 else "uint16" if vocab_size <= 1 << 16 else "uint32"
+def dtype_for(num_ids: int) -> str:
+    """The smallest unsigned type that holds the ids 0 to num_ids - 1."""
+    return "uint8" if num_ids <= 1 << 8 else "uint16" if num_ids <= 1 << 16 else "uint32"
 
 
 class _HashedFile:
@@ -119,7 +119,7 @@ class ShardWriter:
             raise ValueError(f"[ShardWriter] shard_tokens is {shard_tokens}, at least 1 is needed")
         self.path, self.tokenizer, self.shard_tokens = Path(path), tokenizer, shard_tokens
         (self._end,) = special(tokenizer, "eos")
-        self.dtype = dtype_for(tokenizer.vocab_size)
+        self.dtype = dtype_for(tokenizer.num_outputs)
         self.num_tokens = self.num_documents = self.num_bytes = 0
         self._tokens: list[FileInfo] = []
         self._documents: list[FileInfo] = []
@@ -155,10 +155,10 @@ class ShardWriter:
         Raises:
             ValueError: an id outside the vocabulary.
         """
-        if ids.size and not (int(ids.min()) >= 0 and int(ids.max()) < self.tokenizer.vocab_size):
+        if ids.size and not (int(ids.min()) >= 0 and int(ids.max()) < self.tokenizer.num_outputs):
             raise ValueError(
-                f"[ShardWriter.add] ids are {int(ids.min())} to {int(ids.max())}, the vocabulary of this tokenizer is "
-                f"0 to {self.tokenizer.vocab_size - 1}"
+                f"[ShardWriter.add] ids are {int(ids.min())} to {int(ids.max())}, text of this tokenizer has 0 to "
+                f"{self.tokenizer.num_outputs - 1}"
             )
         if self._file is None:
             self._file = _HashedFile(self._folder / f"tokens-{len(self._tokens):05}.bin")

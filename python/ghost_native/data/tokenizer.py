@@ -24,13 +24,15 @@ class Tokenizer(Protocol):
 
     Attributes:
         kind: "bytes", "ghost-bytes" or "sentencepiece".
-        vocab_size: ids are 0 to vocab_size - 1.
+        vocab_size: ids are 0 to vocab_size - 1; what a model has to be able to read.
+        num_outputs: ids of text and its end are 0 to num_outputs - 1; what a model has to be able to predict.
         specials: ids of the special tokens it has, by name out of `SPECIALS`.
         fingerprint: equal for tokenizers that give the same ids.
     """
 
     kind: str
     vocab_size: int
+    num_outputs: int
     specials: dict[str, int]
     fingerprint: str
 
@@ -100,6 +102,7 @@ class ByteTokenizer:
         if byte_end:
             self.specials["eos"] = END_OF_TEXT
         self.vocab_size = 256 + len(SPECIALS)
+        self.num_outputs = 256 if byte_end else self.vocab_size
         self.fingerprint = self.kind
 
     def encode(self, text: str | bytes) -> np.ndarray:
@@ -146,7 +149,7 @@ class SentencePieceTokenizer:
                 f"[SentencePieceTokenizer] {name} is not a SentencePiece model; train one with "
                 "`ghost-native data tokenizer`"
             ) from error
-        self.vocab_size = int(self._processor.vocab_size())
+        self.vocab_size = self.num_outputs = int(self._processor.vocab_size())
         self.fingerprint = "sentencepiece-" + hashlib.sha256(model).hexdigest()
         self.specials = self._find_specials()
         self._controls = {i for i in range(self.vocab_size) if self._processor.is_control(i)}
