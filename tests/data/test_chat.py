@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -61,15 +60,7 @@ def test_weighted_targets_are_the_answers(kind: str) -> None:
     batch = next(source)
     assert batch.weight is not None and batch.fresh
     answers = batch.targets[batch.weight == 1]
-    assert (
-        decode(tokenizer, answers, specials=True).replace("\x03", "<|eos|>")
-        == (
-            "it is a fox<|eos|>yes<|eos|>2 = 1+1<|eos|>"
-            if kind != "ghost-bytes"
-            else "it is a foxyes2 = 1+1"  # the end is a byte that decoding leaves out
-        )
-        or kind == "ghost-bytes"
-    )
+    assert decode(tokenizer, answers, specials=True) == "it is a fox<|eos|>yes<|eos|>2 = 1+1<|eos|>"
     assert answers.max() < tokenizer.num_outputs
     assert (batch.targets[batch.weight == 0] == 0).all()
     np.testing.assert_array_equal(batch.tokens[0, 1:][batch.weight[0, :-1] == 1], answers)
@@ -154,7 +145,7 @@ def test_shapes_of_rows() -> None:
         ({"messages": "hi"}, r"f:1: messages are a list of .* given 'hi'"),
         ({"messages": None}, r"f:1: messages are a list of .* given None"),
         ({"messages": [{"role": "user"}]}, r'f:1: message 1 has to be {"role", "content"}, given'),
-        ({"messages": ["x" * 99]}, r"message 1 has to be .*, given 'x{56}\.\.\."),
+        ({"messages": ["x" * 99]}, r"f:1: message 1 has to be .*, given 'x{56}\.\.\."),
         ({"messages": [{"role": "tool", "content": ""}]}, "f:1: message 1 is of role 'tool', allowed: system, user, a"),
         ({"messages": [{"role": "user", "content": None}]}, "f:1: the content of message 1 is no text"),
         ({"prompt": "q", "response": None}, "f:1: response is None, text is needed"),
@@ -181,7 +172,8 @@ def test_errors() -> None:
 
 
 @pytest.mark.parametrize("through", ["lines", "parquet"])
-def test_from_files(tmp_path: Path, through: str) -> None:
+def test_from_files(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, through: str) -> None:
+    cache = tmp_path_factory.mktemp("cache")
     rows = [row(f"u:question {i}", f"a:answer {i}") for i in range(17)]
     if through == "lines":
         write_lines(tmp_path / "chat.jsonl", rows)
@@ -192,9 +184,9 @@ def test_from_files(tmp_path: Path, through: str) -> None:
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "chat.parquet", row_group_size=4)
 
     def make() -> Any:
-        return open_source(tmp_path, ByteTokenizer(), 2, 64, stage="sft", shuffle_buffer=5, cache_dir=tmp_path / "c")[0]
+        return open_source(tmp_path, ByteTokenizer(), 2, 64, stage="sft", shuffle_buffer=5, cache_dir=cache)[0]
 
     for taken in (0, 2, 5):
         assert_restores(make, taken)
     seen = "".join(decode(ByteTokenizer(), tokens) for batch in islice(make(), 5) for tokens in batch.tokens)
-    assert all(f"answer {i}" in seen for i in range(10)), sys.platform
+    assert all(f"answer {i}" in seen for i in range(10))

@@ -106,7 +106,7 @@ def test_shapes_of_rows() -> None:
     [
         (
             {"prompt": "q", "chosen": "a"},
-            "f:1 has no field 'rejected', it has 'prompt', 'chosen'; \"prompt\", \"chosen\"",
+            "f:1 has no field 'rejected', it has 'prompt', 'chosen'; ",
         ),
         ({"chosen": "a", "rejected": "b"}, "f:1 has no prompt"),
         (pair("q", "a", 3), 'f:1, rejected: messages are a list of {"role", "content"}, given 3'),  # type: ignore[arg-type]
