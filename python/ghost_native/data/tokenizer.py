@@ -232,7 +232,7 @@ class SentencePieceTokenizer:
                 sentence_iterator=iter(sample), model_writer=writer, vocab_size=vocab_size, model_type=model_type,
                 byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False,
                 remove_extra_whitespaces=False, character_coverage=character_coverage,
-                max_sentence_length=2 * _LINE_BYTES,
+                max_sentence_length=2 * _LINE_BYTES, allow_whitespace_only_pieces=True,
                 num_threads=num_threads, minloglevel=2, unk_id=0, bos_id=1, eos_id=2, pad_id=3,
                 control_symbols=[f"<|{special}|>" for special in SPECIALS[3:]], user_defined_symbols=["\n", "\t"],
             )  # fmt: skip
