@@ -30,8 +30,6 @@ def tokenizer_text() -> str:
 class ListReader:
     """Rows from memory; positions count them."""
 
-    num_bytes = None
-
     def __init__(self, rows: Sequence[dict[str, Any]], *, name: str = "list", ordered: bool = False) -> None:
         self.values, self.name, self.ordered = list(rows), name, ordered
         self.fingerprint = f"{name} {len(self.values)}"
@@ -55,6 +53,9 @@ class ListCursor:
 
     def position(self) -> int:
         return self._number
+
+    def share(self) -> float | None:
+        return None
 
 
 def assert_same(a: Any, b: Any) -> None:

@@ -140,3 +140,11 @@ def test_runs_restore_exactly():
 def test_run_must_be_positive():
     with pytest.raises(ValueError, match=r"\[ByteBatcher\] run is 0, at least 1 is needed"):
         ByteBatcher([Document("d", b"hello")], 1, 1, run=0)
+
+
+def test_fresh_marks_where_carried_state_starts_anew():
+    documents = [Document("d", bytes(range(200)))]
+    assert [b.fresh for b in islice(ByteBatcher(documents, 2, 5, run=3), 7)] == [True, False, False] * 2 + [True]
+    endless = ByteBatcher(documents, 2, 5)
+    assert [b.fresh for b in islice(endless, 50)] == [True] + [False] * 49
+    assert next(endless).weight is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from itertools import islice
 
 import numpy as np
@@ -116,5 +117,12 @@ def test_prefetched_raises_where_the_batch_would_have_been() -> None:
     with pytest.raises(ValueError, match="list:3 has no field 'text'"):
         list(islice(ahead, 4))
     assert threading.active_count() == before
+    left = Prefetched(source(["abcd"], 1, 4))
+    next(left)
+    del left
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     with pytest.raises(ValueError, match=r"\[Prefetched\] depth is 0"):
         Prefetched(source(["a"], 1, 1), 0)

@@ -133,7 +133,8 @@ def test_which_reader(tmp_path: Path) -> None:
     text, lines = tmp_path / "a.txt", write_lines(tmp_path / "b.jsonl", [{"text": "x"}])
     text.write_text("text")
     assert isinstance(open_reader(text)[0], TextFiles) and isinstance(open_reader([str(lines)])[0], JsonLines)
-    assert open_reader(text)[0].num_bytes == 4
+    cursor = open_reader([text, tmp_path / "a.txt"])[0].open(0)
+    assert cursor.share() == 0 and next(cursor).values == {"text": b"text"} and cursor.share() == 1
     with pytest.raises(ValueError, match=r"\[file_reader\] a.txt is text and b.jsonl is JSON lines; read them apart"):
         open_reader([text, lines])
     table = tmp_path / "t.parquet"

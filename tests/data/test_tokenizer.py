@@ -35,7 +35,9 @@ def test_bytes_round_trip(data: bytes) -> None:
     ids = tokenizer.encode(data)
     assert ids.dtype == np.int32 and ids.tolist() == list(data)
     assert tokenizer.decode_bytes(ids) == data
-    assert ByteTokenizer(byte_end=True).decode_bytes(ids) == data.replace(b"\x03", b"")
+    ghost = ByteTokenizer(byte_end=True)
+    assert ghost.specials["eos"] not in ghost.encode(data)
+    assert ghost.decode_bytes(ghost.encode(data)) == ghost.decode_bytes(ids) == data.replace(b"\x03", b"")
 
 
 def test_byte_specials() -> None:

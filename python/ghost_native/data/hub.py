@@ -39,8 +39,6 @@ class HubReader:
         ValueError: no such configuration or split, or the library cannot read the dataset.
     """
 
-    num_bytes: int | None = None
-
     def __init__(
         self, dataset: str | Sequence[Path], config: str | None = None, split: str = "train", *,
         streaming: bool = True, cache_dir: str | Path | None = None, seed: int | None = None,
@@ -117,6 +115,10 @@ class StreamCursor:
                 state = None  # skip ahead in its place
         return {"shard": self._number, "rows": self._taken, "state": state}
 
+    def share(self) -> float | None:
+        """In shards, where there are several."""
+        return self._number / len(self._shards) if len(self._shards) > 1 else None
+
 
 class TableCursor:
     """One pass of a dataset on disk. Positions count the rows taken."""
@@ -143,6 +145,9 @@ class TableCursor:
 
     def position(self) -> Position:
         return self._taken
+
+    def share(self) -> float | None:
+        return self._taken / len(self._order) if len(self._order) else None
 
 
 def _load(

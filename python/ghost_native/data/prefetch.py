@@ -73,6 +73,10 @@ class Prefetched(Generic[B]):
             self._end()
             self.source.restore(self._state)
 
+    def __del__(self) -> None:
+        if getattr(self, "_thread", None) is not None:
+            self._stop.set()  # the thread holds no reference to this object, and ends by itself
+
     def _end(self) -> None:
         if self._thread is not None:
             self._stop.set()

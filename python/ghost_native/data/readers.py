@@ -36,7 +36,6 @@ class FileReader(ABC):
     def __init__(self, files: Sequence[tuple[str, Path]], seed: int | None = None) -> None:
         self.files, self.seed = list(files), seed
         sizes = [path.stat().st_size for _, path in self.files]
-        self.num_bytes: int | None = sum(sizes)
         self.name = self.files[0][0] if len(self.files) == 1 else f"{len(self.files)} files"
         labels = [f"{size} {label}" for (label, _), size in zip(self.files, sizes, strict=True)]
         self.fingerprint = digest(type(self).__name__, seed, *labels)
@@ -82,6 +81,14 @@ class FileCursor:
 
     def position(self) -> Position:
         return [self._number, self._within]
+
+    def share(self) -> float | None:
+        """In bytes of the files; a compressed file counts when it is done."""
+        total = sum(path.stat().st_size for _, path in self._files)
+        done = sum(path.stat().st_size for _, path in self._files[: self._number])
+        if self._within and self._files[self._number][1].suffix not in COMPRESSED:
+            done += self._within[0] if isinstance(self._within, list) else self._within
+        return done / total if total else None
 
 
 class TextFiles(FileReader):

@@ -36,6 +36,10 @@ class Cursor(Protocol):
         """Of the row that comes next."""
         ...
 
+    def share(self) -> float | None:
+        """About how much of the pass is done, 0 to 1; None where that is not known."""
+        ...
+
 
 class Reader(Protocol):
     """A dataset that can be gone through from any position.
@@ -44,13 +48,11 @@ class Reader(Protocol):
         name: for people.
         fingerprint: equal for readers that give the same rows in the same order.
         ordered: rows have to be taken in the order given, because they continue one another or are shuffled already.
-        num_bytes: size of the files, None where it is not known.
     """
 
     name: str
     fingerprint: str
     ordered: bool
-    num_bytes: int | None
 
     def open(self, epoch: int, position: Position | None = None) -> Cursor:
         """The pass number `epoch` from a position of the same pass, from its beginning when None."""

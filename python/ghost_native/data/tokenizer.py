@@ -92,8 +92,8 @@ class ByteTokenizer:
     """The 256 byte values as they are, and special tokens from 256 on.
 
     Args:
-        byte_end: the end of a text is the byte 3 (ETX) in place of a token of its own. For models such as Ghost that
-            predict bytes alone: what is left above 255 is only ever fed to them.
+        byte_end: the end of a text is the byte 3 (ETX) in place of a token of its own, and left out of texts that hold
+            it. For models such as Ghost that predict bytes alone: what is left above 255 is only ever fed to them.
     """
 
     def __init__(self, *, byte_end: bool = False) -> None:
@@ -107,6 +107,8 @@ class ByteTokenizer:
 
     def encode(self, text: str | bytes) -> np.ndarray:
         data = text.encode("utf-8", "replace") if isinstance(text, str) else text
+        if self.num_outputs == 256:
+            data = data.replace(bytes([END_OF_TEXT]), b"")
         return np.frombuffer(data, np.uint8).astype(np.int32)
 
     def encode_batch(self, texts: Sequence[str | bytes], num_threads: int = 1) -> list[np.ndarray]:
@@ -230,7 +232,7 @@ class SentencePieceTokenizer:
                 sentence_iterator=iter(sample), model_writer=writer, vocab_size=vocab_size, model_type=model_type,
                 byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False,
                 remove_extra_whitespaces=False, character_coverage=character_coverage,
-                max_sentence_length=2 * _LINE_BYTES,
+                max_sentence_length=2 * _LINE_BYTES, allow_whitespace_only_pieces=True,
                 num_threads=num_threads, minloglevel=2, unk_id=0, bos_id=1, eos_id=2, pad_id=3,
                 control_symbols=[f"<|{special}|>" for special in SPECIALS[3:]], user_defined_symbols=["\n", "\t"],
             )  # fmt: skip
