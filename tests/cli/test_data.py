@@ -15,6 +15,7 @@ import pytest
 from ghost_native.cli import main
 from ghost_native.cli.data import COMMANDS
 from ghost_native.data import ByteTokenizer, Shards, decode, load_tokenizer
+from ghost_native.models.atomic import TEMPORARY
 from tests.data.examples import tokenizer_text, write_lines
 
 Run = Callable[..., tuple[int, str, str]]
@@ -139,7 +140,6 @@ def test_shard_errors_leave_nothing(run: Run, tmp_path: Path, monkeypatch: pytes
     out_dir = tmp_path / "shards"
     assert_fails(run("shard", lines, "--out", out_dir), "data.jsonl:2 is not JSON: Expecting value at column 1")
     assert_fails(run("shard", lines), "the following arguments are required: --out", 2)
-    assert_fails(run("shard", lines, "--out", tmp_path / "no" / "x"), "there is no folder ")
     assert_fails(run("shard", lines, "--tokenizer", "x.model", "--out", out_dir), "no such tokenizer: x.model; allowed")
     lines.write_text("\n")
     assert_fails(run("shard", lines, "--out", out_dir), "there are no documents to write")
@@ -166,7 +166,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ghost_native", "data", "shard", str(tmp_path / "big.txt"), "--out"]
     (tmp_path / "big.txt").write_bytes(b"some words on a line\n" * 4_000_000)
     process = subprocess.Popen([*command, str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)
-    while not any(path.name.startswith(".out.") for path in tmp_path.iterdir()):
+    while not any(path.name.startswith(TEMPORARY) for path in tmp_path.iterdir()):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

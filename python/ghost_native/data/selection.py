@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from ghost_native.data.rows import Cursor, Position, Reader, Row, digest
 
@@ -52,7 +52,7 @@ class SelectionCursor:
     def __init__(self, cursor: Cursor, selection: Selection) -> None:
         self._cursor, self._selection = cursor, selection
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> SelectionCursor:
         return self
 
     def __next__(self) -> Row:
@@ -63,3 +63,7 @@ class SelectionCursor:
 
     def position(self) -> Position:
         return self._cursor.position()
+
+    def share(self) -> float | None:
+        """Of the pass that is done, as the reader behind it counts."""
+        return self._cursor.share()
