@@ -19,6 +19,9 @@ VERBS = {
     "eval": "bits per byte on files, beside gzip and xz",
     "inspect": "show boundaries, depth and surprise of every byte of a text",
     "bench": "run the benchmarks of a checkout, beside rivals and what the machine can do",
+    "verify": "check that a configuration can be trained here",
+    "estimate": "parameters, memory, disk and time of a configuration",
+    "compare": "train a Ghost and a transformer on the same bytes for the same time",
     "plot": "draw loss, bits per byte, throughput and memory of training runs",
     "info": "versions, instruction set, BLAS and device; what is in a checkpoint",
 }

@@ -57,10 +57,12 @@ def scores(found: dict[str, float], unit: str = "bits per byte") -> None:
 
 
 def size(num_bytes: float) -> str:
-    """12 B, 3.4 kB, 5.60 MB."""
+    """12 B, 3.4 kB, 5.60 MB, 7.80 GB."""
     if num_bytes < 1000:
         return f"{num_bytes:.0f} B"
-    return f"{num_bytes / 1e3:.1f} kB" if num_bytes < 1e6 else f"{num_bytes / 1e6:.2f} MB"
+    if num_bytes < 1e6:
+        return f"{num_bytes / 1e3:.1f} kB"
+    return f"{num_bytes / 1e6:.2f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.2f} GB"
 
 
 def rate(bytes_per_second: float) -> str:
@@ -68,9 +70,14 @@ def rate(bytes_per_second: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """4.2 s, 3 min 05 s."""
+    """4.2 s, 3 min 05 s, 7 h 10 min, 3 days 4 h."""
     if seconds < 60:
         return f"{seconds:.1f} s"
+    hours, minutes = int(seconds) // 3600, int(seconds) // 60 % 60
+    if hours >= 48:
+        return f"{hours // 24} days {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes:02} min"
     return f"{int(seconds) // 60} min {int(seconds) % 60:02} s"
 
 

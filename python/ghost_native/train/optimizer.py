@@ -58,7 +58,7 @@ class Optimizer:
     ) -> None:
         self._betas, self._max_norm = betas, max_grad_norm
         weights: dict[str, mx.array] = dict(tree_flatten(model.trainable_parameters()))
-        kinds = {name: _kind(name, w, kind == "muon") for name, w in weights.items()}
+        kinds = {name: weight_kind(name, w, muon=kind == "muon") for name, w in weights.items()}
         other = adam_lr_multiplier if kind == "muon" else 1.0
 
         def named(wanted: str) -> tuple[str, ...]:
@@ -132,7 +132,8 @@ class Optimizer:
         model.update(tree_unflatten(list(weights.items())))
 
 
-def _kind(name: str, weight: mx.array, muon: bool) -> str:
+def weight_kind(name: str, weight: mx.array, *, muon: bool) -> str:
+    """How a weight is updated: "orthogonal", "matrix", "codebook" or "rest"."""
     if name.endswith("codebook"):
         return "codebook"
     if weight.ndim != 2:

@@ -1,0 +1,179 @@
+"""What a configuration will take, before anything is trained: parameters, arithmetic, memory, disk, time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+import ghost_native
+from ghost_native.models.config import GhostConfig
+from ghost_native.models.ghost import Ghost
+from ghost_native.models.transformer import Transformer
+from ghost_native.models.transformer_config import TransformerConfig
+from ghost_native.train.run_config import RunConfig
+
+BYTES = 4  # of a float32
+# Values a token leaves behind for the gradients, relative to a count by hand of what the layers keep: MLX holds some
+# arrays longer than they are needed. Fitted to measured peaks of widths 64 to 512, 2 to 12 layers, 128 to 8,192 tokens.
+_GHOST_KEPT, _TRANSFORMER_KEPT = 1.27, 1.19
+_GHOST_PASSING, _TRANSFORMER_PASSING = 27.0, 41.5  # of what is held for a moment only, in multiples of the width
+_GHOST_LOGITS, _TRANSFORMER_LOGITS = 10.0, 1.9  # arrays of the size of the logits
+_HALF = 0.55  # of all this where the residual stream is half precision
+_PASSING_WEIGHTS = 0.2  # copies of the weights alive for a moment
+_EFFICIENCY = 0.3  # of the machine's peak that a whole step reaches
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run takes.
+
+    Attributes:
+        parameters: of the model.
+        flops_per_token: of a training step, forward and backward; an FMA counts 2.
+        tokens_per_step: in all micro-batches of one process.
+        memory: bytes by what for; their sum is the peak of one process.
+        checkpoint_bytes: of one checkpoint.
+        disk_bytes: of all checkpoints that are kept at once.
+        seconds_per_step, seconds: at about a third of this machine's measured peak, evaluation not counted; seconds is
+            None where the configuration sets them.
+    """
+
+    parameters: int
+    flops_per_token: float
+    tokens_per_step: int
+    memory: dict[str, float]
+    checkpoint_bytes: float
+    disk_bytes: float
+    seconds_per_step: float
+    seconds: float | None
+
+    @property
+    def peak_bytes(self) -> float:
+        return sum(self.memory.values())
+
+
+def estimate(config: RunConfig, *, peak_flops: float | None = None) -> Estimate:
+    """The estimate for a configuration; no weights are made.
+
+    Args:
+        config: the run.
+        peak_flops: of the machine, per second; measured in a quarter of a second when None.
+    """
+    train = config.train
+    model: Any = Ghost(config.model) if isinstance(config.model, GhostConfig) else Transformer(config.model)
+    parameters = model.count_params() + model.count_codebook_params()
+    weights = BYTES * parameters
+    orthogonal = _inner_matrices(model) if train.optimizer == "muon" else 0
+    moments = BYTES * (2 * (parameters - orthogonal) + orthogonal)
+    tokens = train.micro_batch_size * config.data.seq_len * (2 if train.stage == "dpo" else 1)
+    memory = {
+        "weights": weights,
+        "optimizer": moments,
+        "activations": activation_bytes(config, tokens),
+        "passing": _PASSING_WEIGHTS * weights,
+    }
+    if train.grad_accum_steps > 1:
+        memory["gradients"] = weights
+    if train.ema_decay:
+        memory["average"] = weights
+    if train.stage == "dpo":
+        memory["reference"] = weights
+    if train.teacher_path:
+        memory["teacher"] = weights
+    checkpoint = weights + moments + memory.get("average", 0.0)
+    flops = flops_per_token(config, model)
+    step_tokens = tokens * train.grad_accum_steps
+    if peak_flops is None:
+        peak_flops = _measured_peak(train.precision)
+    per_step = step_tokens * flops / (_EFFICIENCY * peak_flops)
+    return Estimate(
+        parameters=parameters,
+        flops_per_token=flops,
+        tokens_per_step=step_tokens,
+        memory=memory,
+        checkpoint_bytes=checkpoint,
+        disk_bytes=checkpoint * (train.ckpt_keep + 2) + weights,  # the best one, and one being written
+        seconds_per_step=per_step,
+        seconds=None if train.total_steps is None else per_step * train.total_steps * (1 + train.fact_share),
+    )
+
+
+def activation_bytes(config: RunConfig, tokens: int) -> float:
+    """Bytes that a micro-batch of `tokens` holds at once, beside the weights."""
+    model, train = config.model, config.train
+    ghost = isinstance(model, GhostConfig)
+    width = model.dim if isinstance(model, GhostConfig) else model.d_model
+    layers = model.num_layers if isinstance(model, GhostConfig) else model.n_layers
+    vocab = 256 if isinstance(model, GhostConfig) else model.vocab_size
+    kept, passing, logits = (
+        (_GHOST_KEPT, _GHOST_PASSING, _GHOST_LOGITS)
+        if ghost
+        else (_TRANSFORMER_KEPT, _TRANSFORMER_PASSING, _TRANSFORMER_LOGITS)
+    )
+    layer = kept * (_ghost_layer(model) if isinstance(model, GhostConfig) else _transformer_layer(model))
+    inside = layers * layer
+    if train.gradient_checkpointing:
+        inside = layers * 2 * width + layer  # inputs of all, the rest of one
+    values = tokens * (inside + passing * width + logits * vocab)
+    on_gpu = mx.default_device() != mx.Device(mx.cpu)
+    half = train.precision == "float16" or (train.precision == "bfloat16" and on_gpu)
+    return BYTES * values * (_HALF if half else 1.0)
+
+
+def _ghost_layer(config: GhostConfig) -> float:
+    """Values a token leaves in one layer."""
+    d, inner, hidden = config.dim, config.expand * config.dim, config.ffn_mult * config.dim
+    rank = config.dt_rank or max(16, d // 16)
+    mamba = 2 * d + 5 * inner + rank + 2 * config.dstate + inner * config.dstate / 32
+    feed_forward = 2 * d + 2 * hidden
+    attention = 6 * d * len(config.attention_at) / config.num_layers
+    return mamba + feed_forward + attention
+
+
+def _transformer_layer(config: TransformerConfig) -> float:
+    d, hidden = config.d_model, config.hidden_dim
+    return 8 * d + (3 if config.ffn_activation == "silu" else 2) * hidden
+
+
+def flops_per_token(config: RunConfig, model: Any) -> float:
+    """Of a step: six for every weight that is multiplied, and what attention and scan add."""
+    matrices: int = sum(w.size for name, w in model.weights().items() if w.ndim == 2 and _multiplies(name, config))
+    if isinstance(config.model, GhostConfig):
+        scan = 10.0 * config.model.num_layers * config.model.expand * config.model.dim * config.model.dstate
+        return 6.0 * matrices + 3 * scan
+    attention = 12.0 * config.model.n_layers * config.model.d_model * config.data.seq_len / 2
+    return 6.0 * matrices + attention
+
+
+def _multiplies(name: str, config: RunConfig) -> bool:
+    if name.endswith(("codebook", "conv_weight", "A_log")) or name.startswith("memory."):
+        return False
+    tied = isinstance(config.model, TransformerConfig) and config.model.tie_embeddings
+    return tied or "embedding" not in name
+
+
+def _inner_matrices(model: Any) -> int:
+    """Weights that Muon takes."""
+    from ghost_native.train.optimizer import weight_kind
+
+    return sum(w.size for name, w in model.weights().items() if weight_kind(name, w, muon=True) == "orthogonal")
+
+
+def _measured_peak(precision: str) -> float:
+    if mx.default_device() != mx.Device(mx.cpu):
+        return _gpu_peak()
+    peak = ghost_native.measure_peak("bfloat16") if precision == "bfloat16" else None
+    return peak or ghost_native.measure_peak("float32") or 1e11
+
+
+def _gpu_peak() -> float:
+    """Of a large product, as MLX has no figure of its own."""
+    size = 2048
+    x = mx.random.normal((size, size)).astype(mx.float16)
+    mx.eval(x @ x)
+    begin = time.perf_counter()
+    mx.eval([x @ x for _ in range(4)])
+    return 4 * 2 * size**3 / (time.perf_counter() - begin)
