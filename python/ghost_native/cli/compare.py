@@ -56,7 +56,7 @@ class Result:
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("inputs", nargs="*", metavar="CONFIG.yaml|PATH",
-                        help="configurations to compare, files and folders (default: this Python's own text)")  # fmt: skip
+                        help="configurations, files and folders (default: a pair on this Python's text)")  # fmt: skip
     parser.add_argument("--seconds", type=number(float, 0, above=True), default=600.0, metavar="S",
                         help="of training for each model (default 600)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("comparison"), metavar="FOLDER",

@@ -39,7 +39,10 @@ def run(args: Arguments) -> int:
     used = blas.prepare()
     config = configuration.read(args)
     _line(True, "configuration", f"{config.model_type}, stage {config.train.stage}")
-    failed = [name for name, check in CHECKS.items() if not _passes(name, check, config)]
+    failed: list[str] = []
+    for name, check in CHECKS.items():
+        if (name == "data" and "memory" in failed) or not _passes(name, check, config):
+            failed.append(name)
     terminal.remark(used.line())
     terminal.out().print("ready to train" if not failed else f"{terminal.plural(len(failed), 'check')} failed")
     return 1 if failed else 0
@@ -143,12 +146,13 @@ def _upwards(path: Path) -> Iterator[Path]:
     yield from path.parents
 
 
+# In this order: data are not tried when a batch of them would not fit.
 CHECKS: dict[str, Check] = {
     "model": _model,
     "tokenizer": _tokenizer,
-    "data": _data,
     "folder": _folder,
     "disk": _disk,
     "memory": _memory,
     "logs": _logs,
+    "data": _data,
 }

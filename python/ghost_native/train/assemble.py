@@ -208,7 +208,7 @@ def _any_source(config: RunConfig, tokenizer: Tokenizer, rows: int) -> Data:
             streaming=data.streaming,
             seed=seed,
             run=run,
-            fields=None if shards else fields,
+            fields=None if shards and not heldout else fields,
             heldout_share=share,
             heldout=heldout and share > 0,
         )

@@ -19,7 +19,8 @@ BYTES = 4  # of a float32
 # Values a token leaves behind for the gradients, relative to a count by hand of what the layers keep: MLX holds some
 # arrays longer than they are needed. Fitted to measured peaks of widths 64 to 512, 2 to 12 layers, 128 to 8,192 tokens.
 _GHOST_KEPT, _TRANSFORMER_KEPT = 1.27, 1.19
-_GHOST_PASSING, _TRANSFORMER_PASSING = 27.0, 41.5  # of what is held for a moment only, in multiples of the width
+# What is held for a moment only, in multiples of the width.
+_GHOST_PASSING, _TRANSFORMER_PASSING = 27.0, {"silu": 41.5, "gelu": 25.0}
 _GHOST_LOGITS, _TRANSFORMER_LOGITS = 10.0, 1.9  # arrays of the size of the logits
 _HALF = 0.55  # of all this where the residual stream is half precision
 _PASSING_WEIGHTS = 0.2  # copies of the weights alive for a moment
@@ -104,14 +105,13 @@ def estimate(config: RunConfig, *, peak_flops: float | None = None) -> Estimate:
 def activation_bytes(config: RunConfig, tokens: int) -> float:
     """Bytes that a micro-batch of `tokens` holds at once, beside the weights."""
     model, train = config.model, config.train
-    ghost = isinstance(model, GhostConfig)
     width = model.dim if isinstance(model, GhostConfig) else model.d_model
     layers = model.num_layers if isinstance(model, GhostConfig) else model.n_layers
     vocab = 256 if isinstance(model, GhostConfig) else model.vocab_size
     kept, passing, logits = (
         (_GHOST_KEPT, _GHOST_PASSING, _GHOST_LOGITS)
-        if ghost
-        else (_TRANSFORMER_KEPT, _TRANSFORMER_PASSING, _TRANSFORMER_LOGITS)
+        if isinstance(model, GhostConfig)
+        else (_TRANSFORMER_KEPT, _TRANSFORMER_PASSING[model.ffn_activation], _TRANSFORMER_LOGITS)
     )
     layer = kept * (_ghost_layer(model) if isinstance(model, GhostConfig) else _transformer_layer(model))
     inside = layers * layer

@@ -131,7 +131,8 @@ class Trainer:
         self._teacher_carried: list[Any] = [None] * config.grad_accum_steps
         self._reference = copy.deepcopy(model).freeze() if config.stage == "dpo" else None
         compiled = mx.compile if config.compile else lambda function, **_: function
-        self._language = compiled(nn.value_and_grad(model, self._language_loss), inputs=[model.state])
+        held = [model.state]
+        self._language = compiled(nn.value_and_grad(model, self._language_loss), inputs=held, outputs=held)
         self._preference = nn.value_and_grad(model, self._preference_loss)
         self._facts = nn.value_and_grad(model, self._fact_loss)
 

@@ -1,0 +1,96 @@
+"""verify, estimate and compare: what they say, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ghost_native.cli import compare, main
+from ghost_native.train.logs import read_metrics
+
+LINE = "for each word in a line of text there is a byte to guess, number {};\n"
+TINY = ("--preset", "phone", "--dim", "32", "--layers", "1")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "corpus"
+    root.mkdir()
+    for k in range(8):
+        (root / f"part{k}.txt").write_text("".join(LINE.format(i * 8 + k) for i in range(12)))
+    return root
+
+
+def test_verify_says_what_is_ready(folder, tmp_path, capsys):
+    assert main(["verify", str(folder), *TINY, "--save-dir", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "ready to train" in out and "\u2717" not in out
+    for check in ("configuration", "model", "tokenizer", "data", "folder", "disk", "memory", "logs"):
+        assert f"\u2713 {check} " in out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "message"),
+    [
+        (["--set", "train.checkpoint_path=nowhere"], "model", "no such checkpoint: nowhere"),
+        (["--set", "data.paths=[nowhere]"], "data", "no such file or folder: nowhere"),
+        (["--seqlen", "10000"], "data", "give more text or a smaller seqlen"),
+        (["--batch", "1000000000"], "memory", "lower train.micro_batch_size"),
+        (["--set", "train.ckpt_keep=1000000000000"], "disk", "lower train.ckpt_keep"),
+    ],
+)
+def test_verify_names_what_fails(folder, changes, check, message, capsys):
+    assert main(["verify", str(folder), *TINY, *changes]) == 1
+    done = capsys.readouterr()
+    assert message in " ".join((done.out + done.err).split())
+    if check:
+        assert f"\u2717 {check} " in done.out and "failed" in done.out
+
+
+def test_estimate(capsys):
+    assert main(["estimate", "--preset", "production"]) == 0
+    out = capsys.readouterr().out
+    assert "parameters  6,6" in out and "GB at most" in out and "ms a step" in out
+    assert main(["estimate", "--preset", "small", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"] == pytest.approx(30.5e6, rel=0.01)
+    assert found["peak_bytes"] == pytest.approx(sum(found["memory"].values()))
+
+
+def test_compare_trains_both_and_reports(folder, tmp_path, capsys, monkeypatch):
+    small = {"data.seq_len": 16, "train.micro_batch_size": 2, "train.eval_interval": 5, "train.log_interval": 1}
+    ghost = {**compare.PAIR["ghost"], **small, "model.dim": 32, "model.num_layers": 1}
+    transformer = {**compare.PAIR["transformer"], **small, "model.d_model": 32, "model.n_layers": 1, "model.n_heads": 2}
+    monkeypatch.setattr(compare, "PAIR", {"ghost": ghost, "transformer": transformer})
+    out = tmp_path / "c"
+    assert main(["compare", str(folder), "--seconds", "0.5", "--out", str(out)]) == 0
+    report = (out / "comparison.md").read_text()
+    assert "| ghost |" in report and "| transformer |" in report and "comparison.png" in report
+    assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert all(read_metrics(out / name) for name in ("ghost", "transformer"))
+    assert "bits per byte" in capsys.readouterr().out
+    assert main(["compare", str(folder), "--seconds", "0.5", "--out", str(out)]) == 1
+    assert "holds a run already; give another --out" in capsys.readouterr().err
+
+
+def test_compare_wants_two_that_read_the_same(folder, tmp_path, capsys):
+    for name, seed in (("a", 1), ("b", 2)):
+        (tmp_path / f"{name}.yaml").write_text(f"model: {{dim: 32}}\ndata: {{paths: [{name}], seq_len: {16 * seed}}}\n")
+    assert main(["compare", str(tmp_path / "a.yaml")]) == 2
+    assert "give two or none" in capsys.readouterr().err
+    assert main(["compare", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"), "--out", str(tmp_path / "o")]) == 1
+    assert "the configurations read different data" in capsys.readouterr().err
+    assert main(["compare", str(tmp_path / "a.yaml"), str(tmp_path / "a.yaml")]) == 2
+    assert "names of their files, which are alike" in capsys.readouterr().err
+
+
+def test_the_pair_is_of_one_size():
+    from ghost_native.train.estimate import estimate
+    from ghost_native.train.run_config import RunConfig
+
+    sizes = [estimate(RunConfig.load(None, values=values), peak_flops=1e12).parameters
+             for values in compare.PAIR.values()]  # fmt: skip
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.03)

@@ -1,0 +1,85 @@
+"""Estimates against what is measured."""
+
+from __future__ import annotations
+
+import gc
+
+import mlx.core as mx
+import pytest
+
+from ghost_native.data.batches import ByteBatcher
+from ghost_native.data.corpora import Document
+from ghost_native.models import Ghost, Transformer
+from ghost_native.models.config import GhostConfig
+from ghost_native.train import Trainer
+from ghost_native.train.estimate import estimate
+from ghost_native.train.run_config import RunConfig
+
+TEXT = [Document("x", bytes(range(256)) * 400)]
+GHOST = {"type": "ghost", "dim": 128, "num_layers": 4}
+TRANSFORMER = {"type": "transformer", "vocab_size": 256, "n_layers": 4, "d_model": 128, "n_heads": 4, "dropout": 0.0}
+
+
+def made(model, seq_len=128, **train) -> RunConfig:
+    values = {"micro_batch_size": 8, "optimizer": "adamw", "total_steps": 3, "precision": "float32", **train}
+    return RunConfig.from_dict({"model": model, "data": {"seq_len": seq_len}, "train": values})
+
+
+def measured_peak(config: RunConfig) -> int:
+    gc.collect()
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    model = Ghost(config.model) if isinstance(config.model, GhostConfig) else Transformer(config.model)
+    rows = config.train.micro_batch_size * config.train.grad_accum_steps
+    mx.eval(model.parameters())
+    mx.reset_peak_memory()
+    for _ in Trainer(model, ByteBatcher(TEXT, rows, config.data.seq_len), config.train).run():
+        pass
+    return mx.get_peak_memory() - before
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        made(GHOST),
+        made({**GHOST, "dim": 256, "num_layers": 3}, seq_len=64),
+        made(GHOST, gradient_checkpointing=True),
+        made(GHOST, grad_accum_steps=4, micro_batch_size=2),
+        made(GHOST, precision="float16"),
+        made(GHOST, ema_decay=0.9, micro_batch_size=2),
+        made(TRANSFORMER),
+        made({**TRANSFORMER, "d_model": 256, "n_heads": 8, "vocab_size": 2000}, seq_len=64),
+        made(TRANSFORMER, gradient_checkpointing=True),
+        made({**TRANSFORMER, "ffn_activation": "gelu"}),
+    ],
+    ids=lambda config: "",
+)
+def test_memory_is_within_a_fifth_of_the_measured_peak(config):
+    found = estimate(config, peak_flops=1e12)
+    assert found.peak_bytes == pytest.approx(measured_peak(config), rel=0.2)
+
+
+def test_parameters_are_the_models():
+    config = made(GHOST)
+    model = Ghost(config.model)
+    assert estimate(config, peak_flops=1e12).parameters == model.count_params() + model.count_codebook_params()
+
+
+def test_arithmetic_and_time():
+    found = estimate(made(TRANSFORMER), peak_flops=1e12)
+    matrices = sum(w.size for name, w in Transformer(made(TRANSFORMER).model).weights().items() if w.ndim == 2)
+    assert found.flops_per_token == 6 * matrices + 12 * 4 * 128 * 64
+    assert found.tokens_per_step == 8 * 128
+    assert found.seconds == pytest.approx(3 * found.seconds_per_step)
+    assert estimate(made(TRANSFORMER), peak_flops=2e12).seconds == pytest.approx(found.seconds / 2)
+    assert estimate(made(TRANSFORMER, grad_accum_steps=2), peak_flops=1e12).seconds_per_step == pytest.approx(
+        2 * found.seconds_per_step
+    )
+
+
+def test_what_takes_more_is_said_to():
+    base = estimate(made(GHOST), peak_flops=1e12).memory
+    assert estimate(made(GHOST, ema_decay=0.9), peak_flops=1e12).memory["average"] == base["weights"]
+    assert estimate(made(GHOST, optimizer="muon"), peak_flops=1e12).memory["optimizer"] < base["optimizer"]
+    dpo = {**GHOST, "num_specials": 6}
+    assert "reference" in estimate(made(dpo, stage="dpo", checkpoint_path="x"), peak_flops=1e12).memory
