@@ -22,11 +22,12 @@ constexpr int64_t kTileColumns = 256;
 // The same where tasks pack their own panels of A: wider, for they are packed again for every tile of a row.
 constexpr int64_t kOwnTileRows = 128;
 constexpr int64_t kOwnTileColumns = 512;
-constexpr int64_t kPairedSize = 64;         // of every side: below, packing pairs costs what they save
+constexpr int64_t kPairedSize = 32;         // of every side: below, packing pairs costs what they save
 constexpr int64_t kTilesWanted = 16;        // enough to share out evenly
 constexpr int64_t kPackDepths = 4;          // depths of all panels packed together
 constexpr int64_t kPackElements = 1 << 15;  // elements packed by one task
 constexpr int64_t kSplitResult = 1 << 16;   // floats of a result whose depth is split over tasks
+constexpr int64_t kSplitSide = 32;          // and its shorter side at least
 constexpr int64_t kSplitShares = 8;         // at most
 constexpr int64_t kSplitDepth = 512;        // floats of depth a share has at least
 constexpr int64_t kSplitBlock = 128;        // depths packed in one go: both operands stay in the second level
@@ -317,7 +318,8 @@ void gemm(GemmOperand a, GemmOperand b, int64_t depth, float* c, const GemmEpilo
     a.depth = b.depth = depth;
     depth = ceil_div(depth, 2);
   }
-  if (parallel && rows * columns <= kSplitResult && depth >= 2 * split_depth(pairs)) {
+  if (parallel && rows * columns <= kSplitResult && std::min(rows, columns) >= kSplitSide &&
+      depth >= 2 * split_depth(pairs)) {
     return gemm_split(a, b, depth, pairs, c, epilogue);
   }
   // Panels of A as even as can be: 16 rows are two panels of 8, not 14 and 2.
