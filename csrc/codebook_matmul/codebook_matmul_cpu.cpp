@@ -103,7 +103,7 @@ void weight_gradients(const mx::array& left, const mx::array& right, const Coded
   sums.finish(*dcodebook);
 }
 
-constexpr int64_t kReducedSize = 64;     // of a weight's sides, from which training products gain by bfloat16
+constexpr int64_t kReducedSize = 32;     // of a weight's sides, from which training products gain by bfloat16
 constexpr int64_t kTaskWords = 1 << 12;  // words of codes that one task goes through
 
 template <class Fn>

@@ -43,6 +43,7 @@ constexpr int64_t kPanelRows = 32;        // of x from which decoding reduced pa
 constexpr int64_t kPanelBytes = 1 << 15;  // of a panel that stays in the first-level cache
 constexpr int64_t kPanelsTogether = 4;    // panels of a task that share a block of x from the second level
 constexpr int64_t kPanelBlock = 56;       // rows of x multiplied by all of a task's panels in turn
+constexpr int64_t kRoundedByTile = 1025;  // rows of x from which the task that multiplies them rounds them
 constexpr int64_t kPrepareRows = 8;
 // Products of at most this many multiply-adds stay on the calling thread: waking another takes longer.
 constexpr int64_t kSerialWork = 1 << 21;
@@ -220,6 +221,10 @@ void reduced_product(const Problem& p, Activation activation, const float* x, fl
   // 127 * 127 * columns has to fit 32 bits.
   const bool fits = activation != Activation::int8 || p.w.columns <= (1 << 17);
   const bool by_row = p.w.groups() == 1;
+  if (activation == Activation::bfloat16 && p.transpose && p.rows >= kRoundedByTile &&
+      gemm_rounds(p.rows, p.w.rows, p.w.columns)) {
+    return gemm(sum_columns(x, p.rows, p.depth()), sum_columns(p.w), p.depth(), y, GemmPrecision::bfloat16);
+  }
   if (p.transpose && p.rows >= kPanelRows && codebook_panel_kernels().prepare_int8 && fits &&
       (by_row || activation == Activation::bfloat16)) {
     return multiply_panels(p, activation, x, y);

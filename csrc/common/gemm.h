@@ -21,6 +21,9 @@ struct GemmTile {
 // instructions for it and for small products.
 enum class GemmPrecision { float32, bfloat16 };
 
+// True where a bfloat16 product of these sizes does round.
+bool gemm_rounds(int64_t rows, int64_t columns, int64_t depth);
+
 using GemmEpilogue = std::function<void(const GemmTile&)>;
 
 // Depth that is summed in one go; longer sums need somewhere to keep the partial ones.

@@ -22,10 +22,15 @@ constexpr int64_t kTileColumns = 256;
 // The same where tasks pack their own panels of A: wider, for they are packed again for every tile of a row.
 constexpr int64_t kOwnTileRows = 128;
 constexpr int64_t kOwnTileColumns = 512;
-constexpr int64_t kPairedSize = 64;         // of every side: below, packing pairs costs what they save
+constexpr int64_t kPairedSize = 32;         // of every side: below, packing pairs costs what they save
 constexpr int64_t kTilesWanted = 16;        // enough to share out evenly
 constexpr int64_t kPackDepths = 4;          // depths of all panels packed together
 constexpr int64_t kPackElements = 1 << 15;  // elements packed by one task
+constexpr int64_t kSplitResult = 1 << 16;   // floats of a result whose depth is split over tasks
+constexpr int64_t kSplitSide = 32;          // and its shorter side at least
+constexpr int64_t kSplitShares = 8;         // at most
+constexpr int64_t kSplitDepth = 512;        // floats of depth a share has at least
+constexpr int64_t kSplitBlock = 128;        // depths packed in one go: both operands stay in the second level
 constexpr double kParallelWork = 6e6;  // multiply-adds below which waking a thread costs more than it gains
 
 void run(int64_t n, bool parallel, const std::function<void(int64_t)>& task) {
@@ -90,6 +95,9 @@ struct Panels {
     return result;
   }
 };
+
+// Depths, or pairs of them, that a share of a split product has at least.
+int64_t split_depth(bool pairs) { return pairs ? kSplitDepth / 2 : kSplitDepth; }
 
 struct Tiling {
   int64_t a_panels;  // panels a tile spans
@@ -220,6 +228,60 @@ void gemm_turned(const GemmOperand& a, const GemmOperand& b, int64_t depth, floa
   if (epilogue) epilogue({0, rows, 0, columns, c, columns});
 }
 
+// Small results of much depth: a task packs and multiplies a share of the depth alone, so that nothing is
+// waited for, and no operand read, twice. The shares are added up in their order.
+void gemm_split(const GemmOperand& a, const GemmOperand& b, int64_t depth, bool pairs, float* c,
+                const GemmEpilogue& epilogue) {
+  const auto& kernels = gemm_kernels();
+  const GemmMicroKernel* micro = pairs ? kernels.micro_pairs : kernels.micro;
+  const int64_t rows = a.outer;
+  const int64_t columns = b.outer;
+  const int64_t size = rows * columns;
+  const int64_t a_stride = ceil_div(rows, ceil_div(rows, kernels.max_rows));
+  const int64_t b_stride = 2 * kernels.width;
+  const int64_t shares = std::min(kSplitShares, depth / split_depth(pairs));
+  const int64_t each = round_up(ceil_div(depth, shares), kSplitBlock);
+  // The first share goes where the result will be.
+  float* sums = scratch(Scratch::gemm_tile, static_cast<size_t>((shares - (c ? 1 : 0)) * size));
+  float* rest = c ? sums : sums + size;
+  if (!c) c = sums;
+  parallel_for(shares, [&](int64_t share) {
+    float* to = share == 0 ? c : rest + (share - 1) * size;
+    float* a_packed = scratch(Scratch::gemm_a, static_cast<size_t>(round_up(rows, a_stride) * kSplitBlock));
+    float* b_packed =
+        scratch(Scratch::gemm_b, static_cast<size_t>(round_up(columns, b_stride) * kSplitBlock));
+    const int64_t first = std::min(share * each, depth);
+    const int64_t last = std::min(first + each, depth);
+    if (first == last) std::fill_n(to, size, 0.0f);
+    for (int64_t k = first; k < last; k += kSplitBlock) {
+      const int64_t block = std::min(kSplitBlock, last - k);
+      const Panels pa{a, 0, rows, a_stride, 0, k, block, a_packed, pairs};
+      const Panels pb{b, 0, columns, b_stride, kernels.width, k, block, b_packed, pairs};
+      pa.pack_pieces(0, pa.pieces());
+      pb.pack_pieces(0, pb.pieces());
+      for (int64_t q = 0; q < pb.count(); ++q) {
+        const int64_t vectors = pb.width(q) / kernels.width;
+        for (int64_t p = 0; p < pa.count(); ++p) {
+          micro[2 * (a_stride - 1) + vectors - 1](
+              block, pa.at(p, 0), 1, a_stride, pb.at(q, 0), to + p * a_stride * columns + q * b_stride,
+              columns, static_cast<int>(pa.size(p)), static_cast<int>(pb.size(q)), k > first);
+        }
+      }
+    }
+  });
+  const int64_t tile_rows = ceil_div(rows, kTilesWanted);
+  parallel_for(ceil_div(rows, tile_rows), [&](int64_t i) {
+    const int64_t row0 = i * tile_rows;
+    const int64_t count = std::min(tile_rows, rows - row0);
+    float* to = c + row0 * columns;
+    for (int64_t share = 1; share < shares; ++share) {
+      const float* from = rest + (share - 1) * size + row0 * columns;
+      for (int64_t j = 0; j < count * columns; ++j) to[j] += from[j];
+    }
+    if (epilogue) epilogue({row0, count, 0, columns, to, columns});
+  });
+}
+
 template <class T>
 void gemm_half(const GemmOperand& a, const GemmOperand& b, int64_t depth, T* c, GemmPrecision precision) {
   const int64_t columns = b.outer;
@@ -235,6 +297,10 @@ void gemm_half(const GemmOperand& a, const GemmOperand& b, int64_t depth, T* c, 
 
 }  // namespace
 
+bool gemm_rounds(int64_t rows, int64_t columns, int64_t depth) {
+  return gemm_kernels().micro_pairs && std::min({rows, columns, depth}) >= kPairedSize;
+}
+
 void gemm(GemmOperand a, GemmOperand b, int64_t depth, float* c, const GemmEpilogue& epilogue,
           GemmPrecision precision) {
   const int64_t rows = a.outer;
@@ -247,11 +313,14 @@ void gemm(GemmOperand a, GemmOperand b, int64_t depth, float* c, const GemmEpilo
   const auto& kernels = gemm_kernels();
   const bool parallel =
       static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(depth) >= kParallelWork;
-  const bool pairs = precision == GemmPrecision::bfloat16 && kernels.micro_pairs &&
-                     std::min({rows, columns, depth}) >= kPairedSize;
+  const bool pairs = precision == GemmPrecision::bfloat16 && gemm_rounds(rows, columns, depth);
   if (pairs) {
     a.depth = b.depth = depth;
     depth = ceil_div(depth, 2);
+  }
+  if (parallel && rows * columns <= kSplitResult && std::min(rows, columns) >= kSplitSide &&
+      depth >= 2 * split_depth(pairs)) {
+    return gemm_split(a, b, depth, pairs, c, epilogue);
   }
   // Panels of A as even as can be: 16 rows are two panels of 8, not 14 and 2.
   const int64_t a_stride = ceil_div(rows, ceil_div(rows, kernels.max_rows));

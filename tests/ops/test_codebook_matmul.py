@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -320,6 +322,22 @@ def test_agrees_with_mlx_quantization(group_size):
     assert_close(gn.codebook_matmul(x, codes, codebook), y)
     z = mx.quantized_matmul(x[:, :96], codes, scales, biases, transpose=False, bits=2, group_size=group_size)
     assert_close(gn.codebook_matmul(x[:, :96], codes, codebook, transpose=False), z)
+
+
+@pytest.mark.parametrize("activation", ["float32", "bfloat16"])
+def test_same_bits_of_tall_products_for_any_thread_count(activation):
+    """The depth of the weight's gradient is split over tasks."""
+    (x, _), (w, _), (codebook, _), (dy, _) = latent_operands((2049,), 70, 96)
+    results = []
+    before = gn.num_threads()
+    for threads in (1, 2, 5):
+        gn.set_num_threads(threads)
+        run = partial(gn.codebook_matmul_latent, activation=activation)
+        results.append([run(x, w, codebook), *vjp(run, [x, w, codebook], [dy])])
+        mx.eval(results[-1])
+    gn.set_num_threads(before)
+    for other in results[1:]:
+        assert all(mx.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 def test_same_bits_for_any_thread_count():

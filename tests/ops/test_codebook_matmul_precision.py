@@ -15,7 +15,9 @@ from tests.ops.codebook_operands import latent_operands
 from tests.tolerances import assert_close, nrmse
 
 
-@pytest.mark.parametrize(("lead", "n", "k"), [((65,), 70, 128), ((4201,), 96, 80), ((130,), 257, 1104), ((7,), 64, 64)])
+@pytest.mark.parametrize(
+    ("lead", "n", "k"), [((65,), 70, 128), ((4201,), 96, 80), ((1030,), 48, 256), ((130,), 257, 1104), ((7,), 64, 64)]
+)
 @pytest.mark.parametrize("per", ["row", "tensor"])
 def test_latent_in_bfloat16(isa, per, lead, n, k):
     """Products of factors rounded to bfloat16 with float32 sums, forward and backward; odd depths are padded."""

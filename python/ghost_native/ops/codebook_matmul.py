@@ -79,7 +79,7 @@ def codebook_matmul_latent(
         codebook: ``(4,)``, ``(N, 1, 4)`` or ``(N, K / group_size, 4)``, as for :func:`codebook_matmul`.
         activation: ``"float32"``, or ``"bfloat16"`` to have CPUs with instructions for it round both factors of the
             three products, forward and backward, to bfloat16 (relative error of a product about 0.2 %) and take half
-            the time. Sums stay float32. Other CPUs, GPUs and weights with a side below 64 compute as with
+            the time. Sums stay float32. Other CPUs, GPUs and weights with a side below 32 compute as with
             ``"float32"``.
         half_levels: round the codebook to float16 before all else, as it is stored once packed. Its gradient passes
             unrounded, for it could overflow float16.
