@@ -63,9 +63,9 @@ def test_a_run_writes_what_it_was_told_to(tmp_path):
     assert happened[0] == ("started", 0)
     assert [line[1] for line in happened if line[0] == "scored"] == [4, 8, 10]
     assert [line[1:] for line in happened if line[0] == "sampled"] == [(5, "a"), (5, "b"), (10, "a"), (10, "b")]
-    assert [line[1] for line in happened if line[0] == "saved"] == [3, 6, 9, 10]
+    assert [line[1] for line in happened if line[0] == "saved"] == [3, 4, 6, 8, 9, 10]  # 4 and 8 were the best so far
     kept = CheckpointFolder(tmp_path)
-    assert {9, 10} <= set(kept.steps()) and 3 not in kept.steps()
+    assert kept.steps() == [9, 10] and kept.best().step == 10
     lines = read_metrics(tmp_path)
     train = [line for line in lines if line["kind"] == "train"]
     assert [line["step"] for line in train] == [1, 2, 4, 6, 8, 10]
@@ -104,7 +104,7 @@ def test_going_back_further_drops_what_came_later(tmp_path):
     run.train()
     again, _ = make(tmp_path, ckpt_keep=9)
     assert again.resume(6) == 6
-    assert again.checkpoints.steps() == [3, 6]
+    assert again.checkpoints.steps() == [3, 4, 6] and again.checkpoints.best().step == 4
     again.train()
     assert same_weights(run.trainer.model, again.trainer.model)
     with pytest.raises(FileNotFoundError, match="no checkpoint of step 7"):
@@ -155,7 +155,7 @@ def test_a_full_disk_on_the_way_is_a_warning(tmp_path, monkeypatch):
 
     monkeypatch.setattr(CheckpointFolder, "save", full)
     run.train()
-    assert run.checkpoints.steps() == [3, 9, 10]
+    assert run.checkpoints.steps() == [8, 9, 10]
     assert any(line[0] == "warned" and "no checkpoint at step 6" in line[1] for line in diary.lines)
 
 

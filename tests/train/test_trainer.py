@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 import time
 
@@ -243,6 +244,24 @@ def test_the_average_follows_the_weights():
         for name, w in weights(model).items():
             assert np.allclose(np.array(w), wanted[name], atol=1e-6), name
     assert all(mx.array_equal(own[name], w) for name, w in weights(model).items())
+
+
+def test_memory_stays_flat_with_an_average_and_a_teacher():
+    model, held = tiny(), []
+    made = trainer(model, section(ema_decay=0.9, total_steps=30, reset_every=50), teacher=tiny(weights="float"))
+    for report in made.run(pause=lambda step: step in (10, 30)):
+        if report.step in (10, 30):
+            gc.collect()
+            held.append(mx.get_active_memory())
+    assert held[1] < 1.1 * held[0]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_is_not_finite_ends_the_run(precision):
+    model = tiny()
+    model.head.weight = model.head.weight * math.nan
+    with pytest.raises(FloatingPointError, match="not finite at step 1: loss nan"):
+        train(model, precision=precision)
 
 
 # -- routing, teachers, errors ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,9 @@ PAIR: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+_WHICH_DATA = ("dataset", "config", "split", "paths", "format", "heldout", "heldout_paths", "text_field", "seed")
+
+
 @dataclass(frozen=True)
 class Result:
     """One model of the comparison."""
@@ -73,6 +77,7 @@ def run(args: Arguments) -> int:
     results: list[Result] = []
     heldout: list[Document] = []
     for name, config in configs.items():
+        gc.collect()  # trainers are in reference cycles, and the peak of one model is not to count for the next
         result, heldout = _train(name, config)
         if result is None:
             return EXIT_INTERRUPTED
@@ -99,7 +104,7 @@ def read(args: Arguments) -> dict[str, RunConfig]:
     for name, file in sources.items():
         values = {**({} if file else PAIR[name]), **common, "train.save_dir": str(args.out / name)}
         made[name] = RunConfig.load(file, values=values)
-    if len({repr(config.data.to_dict()) for config in made.values()}) > 1:
+    if len({tuple(getattr(config.data, key) for key in _WHICH_DATA) for config in made.values()}) > 1:
         raise CommandError("the configurations read different data; name the files and folders on the command line")
     return made
 

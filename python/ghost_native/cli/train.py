@@ -126,14 +126,16 @@ def _show_batch(made: Run) -> int:
 
 
 def _finish(args: Arguments, config: RunConfig, made: Run, data: Data, summary: Summary) -> int:
+    from ghost_native.models.atomic import atomic_file
+
     model = made.trainer.model
     if args.out is not None:
+        finished = summary.model_path or ""
         if args.pack and not summary.interrupted:
-            with made.averaged():
-                model.pack()
-            model.save(args.out)
+            type(model).load(finished).pack().save(args.out)
         else:
-            shutil.copyfile(summary.model_path or "", args.out)
+            with atomic_file(args.out) as temporary:
+                shutil.copyfile(finished, temporary)
     if summary.interrupted:
         terminal.err().print(
             f"interrupted after {summary.steps} steps; saved {summary.checkpoint_path}. To go on: the same command "
@@ -153,7 +155,9 @@ def _finish(args: Arguments, config: RunConfig, made: Run, data: Data, summary: 
         ]
     )  # fmt: skip
     if data.heldout:
-        _score(config, model, data)
+        with made.averaged():
+            model.eval()
+            _score(config, model, data)
     return 0
 
 

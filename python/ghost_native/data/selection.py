@@ -43,7 +43,9 @@ class Selection:
     def renamed(self, row: Row) -> Row:
         if not self._fields:
             return row
-        return row._replace(values={self._fields.get(name, name): value for name, value in row.values.items()})
+        renamed = {ours: row.values[theirs] for theirs, ours in self._fields.items() if theirs in row.values}
+        others = {name: value for name, value in row.values.items() if name not in self._fields}
+        return row._replace(values={**others, **renamed})
 
 
 class SelectionCursor:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ghost_native.data.batch import BatchSource, PreferenceBatch, TokenBatch
 from ghost_native.data.batches import ByteBatcher
+from ghost_native.data.chat import ChatTemplate, Message
 from ghost_native.data.corpora import Corpus, Document, Skipped, python_corpus, read_corpus, read_documents
 from ghost_native.data.readers import JSON_LINES, kind_of
 from ghost_native.data.sources import is_shards, open_source
@@ -182,13 +183,10 @@ def _plain_files(config: RunConfig, rows: int) -> Data:
 def _any_source(config: RunConfig, tokenizer: Tokenizer, rows: int) -> Data:
     data, train = config.data, config.train
     fields = {
-        data.text_field: "text",
-        data.chat_field: "messages",
-        data.prompt_field: "prompt",
-        data.answer_field: "response",
-        data.chosen_field: "chosen",
-        data.rejected_field: "rejected",
-    }
+        "pretrain": {data.text_field: "text"},
+        "sft": {data.chat_field: "messages", data.prompt_field: "prompt", data.answer_field: "response"},
+        "dpo": {data.prompt_field: "prompt", data.chosen_field: "chosen", data.rejected_field: "rejected"},
+    }[train.stage]
     shards = data.dataset is None and is_shards(data.paths)
     share = 0.0 if data.heldout_paths or shards else data.heldout
 
@@ -202,12 +200,13 @@ def _any_source(config: RunConfig, tokenizer: Tokenizer, rows: int) -> Data:
             stage={"dpo": "preference"}.get(train.stage, train.stage),
             config=data.config,
             split=data.split,
-            shuffle_buffer=data.shuffle_buffer,
+            shuffle_buffer=1 if heldout else data.shuffle_buffer,
             num_workers=0 if heldout else data.num_workers,
             cache_dir=data.cache_dir,
             streaming=data.streaming,
             seed=seed,
-            run=run,
+            run=run if isinstance(config.model, GhostConfig) else 1,
+            packing=data.packing,
             fields=None if shards and not heldout else fields,
             heldout_share=share,
             heldout=heldout and share > 0,
@@ -218,9 +217,21 @@ def _any_source(config: RunConfig, tokenizer: Tokenizer, rows: int) -> Data:
     if (train.fact_share or train.fact_mix) and train.fact_text:
         plain, _ = source(train.fact_text, data.seed + _PLAIN_SEED, run=1)
     wanted = share > 0 or bool(data.heldout_paths)
-    heldout = (lambda: source(train.micro_batch_size, data.seed, heldout=True, run=1)[0]) if wanted else None
-    name = data.dataset or ", ".join(data.paths)
-    return Data(made, plain, [], heldout, skipped, f"{name}, read as it comes, {tokenizer.kind} tokens")
+    heldout: Callable[[], BatchSource[Any]] | None = None
+    describe = f"{data.dataset or ', '.join(data.paths)}, read as it comes, {tokenizer.kind} tokens"
+    if wanted:
+
+        def heldout() -> BatchSource[Any]:
+            found: BatchSource[Any] = source(train.micro_batch_size, data.seed, heldout=True, run=1)[0]
+            return found
+
+        try:
+            next(heldout())
+        except ValueError as error:
+            if "holds no rows" not in str(error):
+                raise
+            heldout, describe = None, f"{describe}; nothing is held out of so few documents: name data.heldout_paths"
+    return Data(made, plain, [], heldout, skipped, describe)
 
 
 def build_run(config: RunConfig, *, ranks: Ranks = ALONE, watcher: Watcher | None = None) -> tuple[Run, Data]:
@@ -233,7 +244,7 @@ def build_run(config: RunConfig, *, ranks: Ranks = ALONE, watcher: Watcher | Non
     run = Run(
         trainer,
         train,
-        score=_scorer(config, model, tokenizer, data),
+        score=_scorer(config, trainer, tokenizer, data),
         sample=_sampler(config, model, tokenizer),
         byte_level=tokenizer.kind != "sentencepiece",
         watcher=watcher,
@@ -255,22 +266,25 @@ def check_documents(documents: list[Document], limit: int = CHECK_BYTES) -> list
     return chosen
 
 
-def _scorer(config: RunConfig, model: Any, tokenizer: Tokenizer, data: Data) -> Callable[[], float] | None:
+def _scorer(config: RunConfig, trainer: Trainer, tokenizer: Tokenizer, data: Data) -> Callable[[], float] | None:
+    model = trainer.model
     if data.heldout:
         sample = check_documents(data.heldout)
         return lambda: evaluate(model, sample).bpb
     if data.heldout_source is None:
         return None
     make, train = data.heldout_source, config.train
+    batches: list[Any] = []  # read once, so that every score is of the same ones
 
     def score() -> float:
         """Bits per byte of the targets that count; in the stage "dpo" the loss in bits per pair."""
-        source = make()  # anew, so that every score is of the same batches
+        if not batches:
+            source = make()
+            batches.extend(next(source) for _ in range(train.eval_batches))
         bits = size = 0.0
-        for _ in range(train.eval_batches):
-            batch = next(source)
+        for batch in batches:
             if isinstance(batch, PreferenceBatch):
-                bits += _preference_bits(model, batch, train.dpo_beta)
+                bits += _preference_bits(model, trainer.reference, batch, train.dpo_beta)
                 size += batch.chosen.tokens.shape[0]
             else:
                 bits -= float(np.array(_log_likelihood(model, batch)).sum()) / math.log(2)
@@ -289,10 +303,10 @@ def _log_likelihood(model: Any, batch: TokenBatch) -> mx.array:
     return log_likelihood(model, _arrays(batch))
 
 
-def _preference_bits(model: Any, batch: PreferenceBatch, beta: float) -> float:
-    chosen, rejected = _log_likelihood(model, batch.chosen), _log_likelihood(model, batch.rejected)
-    zero = mx.zeros_like(chosen)
-    loss, _ = preference_objective(chosen, rejected, zero, zero, beta)
+def _preference_bits(model: Any, reference: Any, batch: PreferenceBatch, beta: float) -> float:
+    sides = (batch.chosen, batch.rejected)
+    own, before = ([_log_likelihood(m, side) for side in sides] for m in (model, reference))
+    loss, _ = preference_objective(own[0], own[1], before[0], before[1], beta)
     return float(np.array(loss).sum()) / math.log(2)
 
 
@@ -307,13 +321,19 @@ def _sampler(config: RunConfig, model: Any, tokenizer: Tokenizer) -> Callable[[s
     train = config.train
 
     def sample(prompt: str) -> str:
-        ids = tokenizer.encode(prompt)
+        if train.stage == "pretrain":
+            ids = tokenizer.encode(prompt or "\n")
+        else:
+            ids = ChatTemplate(tokenizer).prompt([Message("user", prompt)])
         random = np.random.default_rng(train.seed)
         state = model.init_state(1)
         logits, state = model.step(mx.array(ids)[None], state)
         said: list[int] = []
         for _ in range(train.sample_tokens):
-            token = _choose(np.array(logits[0, -1].astype(mx.float32)), train.sample_temperature, random)
+            known = np.array(logits[0, -1].astype(mx.float32))[: tokenizer.vocab_size]
+            token = _choose(known, train.sample_temperature, random)
+            if train.stage != "pretrain" and token == tokenizer.specials["eos"]:
+                break
             said.append(token)
             logits, state = model.step(mx.array([[token]]), state)
         return tokenizer.decode_bytes(said).decode("utf-8", "replace")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -118,16 +119,27 @@ class CheckpointFolder:
             files = {name: _fingerprint(temporary / name) for name in (MODEL_FILE, TRAINING_FILE)}
             state = {"format": FORMAT, "step": snapshot.step, "score": snapshot.score, "files": files, "values": values}
             (temporary / STATE_FILE).write_text(json.dumps(state))
-        self._record_best(snapshot)
-        self._rotate()
+        with suppress(OSError):  # the checkpoint is there; the next one tries again
+            self._record_best()
+            self._rotate()
         return path
 
-    def _record_best(self, snapshot: Snapshot) -> None:
-        best = self.best()
-        if snapshot.score is None or (best is not None and best.score <= snapshot.score):
-            return
-        with atomic_file(self.folder / BEST_FILE) as temporary:
-            temporary.write_text(json.dumps({"step": snapshot.step, "score": snapshot.score}))
+    def _record_best(self) -> None:
+        """Note the best of the checkpoints that are there."""
+        scores = [(score, step) for step in self.steps() if (score := self._score_of(step)) is not None]
+        if scores:
+            score, step = min(scores)
+            with atomic_file(self.folder / BEST_FILE) as temporary:
+                temporary.write_text(json.dumps({"step": step, "score": score}))
+        else:
+            (self.folder / BEST_FILE).unlink(missing_ok=True)
+
+    def _score_of(self, step: int) -> float | None:
+        try:
+            score = json.loads((self.path(step) / STATE_FILE).read_text())["score"]
+            return None if score is None else float(score)
+        except (OSError, KeyError, TypeError, ValueError):
+            return None
 
     def _rotate(self) -> None:
         if self.keep == 0:
@@ -142,9 +154,8 @@ class CheckpointFolder:
         for later in self.steps():
             if later > step:
                 remove_folder(self.path(later))
-        best = self.best()
-        if best is not None and best.step > step:
-            (self.folder / BEST_FILE).unlink()
+        if self.folder.is_dir():
+            self._record_best()
 
     def load(self, step: int) -> Snapshot:
         """The snapshot of a step; its model is at ``path(step) / MODEL_FILE``.

@@ -26,8 +26,8 @@ class Objective(NamedTuple):
 class Share(NamedTuple):
     """What a micro-batch is of the whole batch: `each` is how much one target of weight 1 counts, `part` its rows."""
 
-    each: float
-    part: float
+    each: mx.array | float
+    part: mx.array | float
 
 
 def language_objective(

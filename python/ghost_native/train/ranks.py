@@ -9,6 +9,7 @@ import threading
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx import nn
 
 EXIT_PEER_LOST = 75  # "try again later" of sysexits.h
@@ -52,6 +53,13 @@ class Ranks:
         """A ConnectionAbortedError in place of the engine's word for a lost process; other errors as they are."""
         lost = self._group is not None and "peer was lost" in str(error)
         return ConnectionAbortedError(f"[Ranks] {PEER_LOST}.") if lost else error
+
+    def first_says(self, value: int) -> int:
+        """The first process's value; no process goes on before all have called this."""
+        if self._group is None:
+            return value
+        said = mx.distributed.all_sum(mx.array(value if self.first else 0, mx.int32), group=self._group)
+        return int(np.array(said))
 
     def end_with_a_lost_peer(self) -> None:
         """Let SIGTERM, which the launcher sends when another process has died, end this one with a word on it.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,8 @@ class Run:
         self.logs = Path(config.log_path) if config.log_path else self.folder / LOGS_FOLDER
         self.checkpoints = CheckpointFolder(self.folder, config.ckpt_keep)
         self._writes = trainer.ranks.first
-        self._last_score: float | None = None
+        self._last_score: tuple[int, float] | None = None  # step and bits per byte
+        self._best_score = math.inf
         self._saved_at = -1
 
     def resume(self, step: int | None = None) -> int:
@@ -113,16 +114,19 @@ class Run:
             DamagedCheckpointError: that of `step` is damaged.
             ValueError: the checkpoint is of a run with another configuration or other data.
         """
-        damaged: list[Any] = []
-        snapshot: Snapshot | None
-        if step is None:
+        ranks = self.trainer.ranks
+        snapshot: Snapshot | None = None
+        if step is None and ranks.first:
             snapshot, damaged = self.checkpoints.newest()
-        else:
-            snapshot = self.checkpoints.load(step)
-        for error in damaged:
-            self.watcher.warned(f"{error}; going further back")
-        if snapshot is None:
+            for error in damaged:
+                self.watcher.warned(f"{error}; going further back")
+            if snapshot is None and damaged:
+                raise damaged[0]
+        # All processes go on from what the first one found.
+        step = ranks.first_says((snapshot.step if snapshot else -1) if step is None else step)
+        if step < 0:
             return 0
+        snapshot = snapshot or self.checkpoints.load(step)
         path = self.checkpoints.path(snapshot.step) / MODEL_FILE
         try:
             self.trainer.model.load_weights(str(path))
@@ -130,9 +134,14 @@ class Run:
             raise ValueError(f"[Run.resume] {path} is of another model: {error}.") from error
         self.trainer.restore(snapshot.tree)
         mx.eval(self.trainer.model.parameters())
+        ranks.first_says(0)  # nothing is removed while another process may be reading
         if self._writes:
             self.checkpoints.drop_after(snapshot.step)
-        self._saved_at, self._last_score = snapshot.step, snapshot.score
+        self._saved_at = snapshot.step
+        if snapshot.score is not None:
+            self._last_score = snapshot.step, snapshot.score
+        best = self.checkpoints.best()
+        self._best_score = best.score if best else math.inf
         return snapshot.step
 
     def train(self, stop: Callable[[], bool] = lambda: False) -> Summary:
@@ -144,6 +153,7 @@ class Run:
         trainer, config = self.trainer, self.config
         if self._writes:
             self.checkpoints.clean()
+            (self.folder / MODEL_FILE).unlink(missing_ok=True)  # of an earlier end of the run, older than what comes
         log = RunLog(self.logs, step=trainer.step, tensorboard=self._tensorboard()) if self._writes else None
         self.watcher.started(trainer.step)
         monitor = MemoryMonitor()
@@ -156,21 +166,28 @@ class Run:
                     continue
                 if report.step % config.log_interval == 0 or report.step == 1:
                     logged = self._log(log, report, monitor, logged)
-                if _every(config.eval_interval, report.step):
-                    self._score(log, report)
-                if _every(config.sample_interval, report.step):
-                    self._sample(log, report.step)
-                if _every(config.ckpt_interval, report.step):
-                    try:
-                        self._save()
-                    except OSError as error:
-                        self.watcher.warned(f"no checkpoint at step {report.step}: {error}; earlier ones are kept")
+                begin = time.perf_counter()
+                if self._beside(log, report):
+                    logged = (logged[0] + time.perf_counter() - begin, *logged[1:])  # not time of training
             return self._end(log, report, stopped=stop())
         finally:
             if log is not None:
                 log.close()
 
     # -- what happens at a step ---------------------------------------------------------------------------------------
+
+    def _beside(self, log: RunLog, report: StepReport) -> bool:
+        """What is due after a step besides training; whether anything was."""
+        config, step = self.config, report.step
+        best = _every(config.eval_interval, step) and self._score(log, report)
+        if best or _every(config.ckpt_interval, step):
+            try:
+                self._save()
+            except OSError as error:
+                self.watcher.warned(f"no checkpoint at step {step}: {error}; earlier ones are kept")
+        if _every(config.sample_interval, step):
+            self._sample(log, step)
+        return self._due(step)
 
     def _due(self, step: int) -> bool:
         config = self.config
@@ -207,16 +224,18 @@ class Run:
         average = self.trainer.average
         return average.applied(self.trainer.model) if average else nullcontext()
 
-    def _score(self, log: RunLog, report: StepReport) -> None:
+    def _score(self, log: RunLog, report: StepReport) -> bool:
+        """Score held-out text; whether it is the best score so far."""
         if self.score is None:
-            return
+            return False
         with self.averaged(), _evaluating(self.trainer.model):
             bpb = self.score()
-        best = self.checkpoints.best()
-        self._last_score = bpb
+        best = bpb < self._best_score
+        self._last_score, self._best_score = (report.step, bpb), min(bpb, self._best_score)
         log.record("eval", {"step": report.step, "bpb": bpb, "elapsed_sec": report.elapsed_s,
                             "tokens_processed": report.tokens})  # fmt: skip
-        self.watcher.scored(report.step, bpb, best is None or bpb < best.score)
+        self.watcher.scored(report.step, bpb, best)
+        return best
 
     def _sample(self, log: RunLog, step: int) -> None:
         if self.sample is None:
@@ -231,22 +250,31 @@ class Run:
         step = self.trainer.step
         if step == self._saved_at:
             return
-        path = self.checkpoints.save(self.trainer.model, Snapshot(step, self.trainer.state(), self._last_score))
+        score = self._last_score[1] if self._last_score and self._last_score[0] == step else None
+        path = self.checkpoints.save(self.trainer.model, Snapshot(step, self.trainer.state(), score))
         self._saved_at = step
         self.watcher.saved(step, path)
 
     def _end(self, log: RunLog | None, report: StepReport | None, stopped: bool) -> Summary:
         trainer = self.trainer
-        interrupted = stopped and (report is None or report.progress < 1)
+        # Of several processes another one may have wished to stop.
+        total = trainer.total_steps
+        interrupted = stopped and (report is None or report.progress < 1) if total is None else trainer.step < total
         model_path = checkpoint_path = None
+        failure: OSError | None = None
         if log is not None:
             if report is not None and not interrupted and report.step % (self.config.eval_interval or report.step):
                 self._score(log, report)
-            self._save()
+            try:
+                self._save()
+            except OSError as error:
+                failure = error
             checkpoint_path = str(self.checkpoints.path(trainer.step))
             model_path = str(self.folder / MODEL_FILE)
             with self.averaged():
                 trainer.model.save(model_path)
+            if failure is not None:
+                raise failure
         best = self.checkpoints.best()
         summary = Summary(
             steps=trainer.step,
@@ -254,7 +282,7 @@ class Run:
             seconds=trainer.elapsed_s,
             throughput=trainer.tokens / max(trainer.elapsed_s, 1e-9),
             loss=report.loss if report and math.isfinite(report.loss) else None,
-            bpb=self._last_score,
+            bpb=self._last_score[1] if self._last_score else None,
             best_bpb=best.score if best else None,
             best_step=best.step if best else None,
             peak_memory_bytes=mx.get_peak_memory(),
@@ -273,17 +301,21 @@ class Run:
         return False
 
 
-class _evaluating:
-    """`with _evaluating(model):` nothing is dropped."""
-
-    def __init__(self, model: Any) -> None:
-        self._model, self._before = model, model.training
-
-    def __enter__(self) -> None:
-        self._model.train(False)
-
-    def __exit__(self, *_: object) -> None:
-        self._model.train(self._before)
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """`with _evaluating(model):` nothing is dropped, and everything computed in float32, however it is trained."""
+    training, dtype = model.training, model.compute_dtype
+    layers = [(layer, layer.activation) for _, layer in model.codebook_layers()]
+    model.train(False)
+    model.set_activation("float32")
+    model.compute_dtype = mx.float32
+    try:
+        yield
+    finally:
+        model.train(training)
+        model.compute_dtype = dtype
+        for layer, activation in layers:
+            layer.activation = activation
 
 
 def _every(interval: int, step: int) -> bool:

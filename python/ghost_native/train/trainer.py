@@ -129,7 +129,8 @@ class Trainer:
         self._windows = 0
         self._carried: list[Any] = [None] * config.grad_accum_steps
         self._teacher_carried: list[Any] = [None] * config.grad_accum_steps
-        self._reference = copy.deepcopy(model).freeze() if config.stage == "dpo" else None
+        self.reference = copy.deepcopy(model).freeze().eval() if config.stage == "dpo" else None
+        """The model as it was at first, which preferences are measured against."""
         compiled = mx.compile if config.compile else lambda function, **_: function
         held = [model.state]
         self._language = compiled(nn.value_and_grad(model, self._language_loss), inputs=held, outputs=held)
@@ -194,7 +195,7 @@ class Trainer:
     def _preference_loss(
         self, chosen: Arrays, rejected: Arrays, share: Share, key: mx.array, scale: mx.array
     ) -> tuple[mx.array, Objective]:
-        reference = [mx.stop_gradient(log_likelihood(self._reference, arrays)) for arrays in (chosen, rejected)]
+        reference = [mx.stop_gradient(log_likelihood(self.reference, arrays)) for arrays in (chosen, rejected)]
         own = [log_likelihood(self.model, arrays, key) for arrays in (chosen, rejected)]
         loss, _ = preference_objective(own[0], own[1], reference[0], reference[1], self.config.dpo_beta)
         total = share.part * loss.mean()
@@ -211,11 +212,11 @@ class Trainer:
         config, ranks = self.config, self.ranks
         batch = next(self.source)
         if isinstance(batch, TokenBatch) and (batch.fresh or self._windows % config.reset_every == 0):
-            self._carried = [None] * config.grad_accum_steps
-            self._teacher_carried = [None] * config.grad_accum_steps
+            self._start_anew()
         self._windows += 1
         rows, micro = self.source.batch, config.micro_batch_size
-        share = Share(1.0 / max(1e-6, _total_weight(batch)) * ranks.size, ranks.size * micro / rows)
+        each = 1.0 / max(1e-6, _total_weight(batch)) * ranks.size
+        share = Share(mx.array(each), mx.array(ranks.size * micro / rows))  # arrays: a compiled step takes any value
         loss = nats = mx.array(0.0)
         gradients: Any = None
         for i in range(config.grad_accum_steps):
@@ -238,6 +239,10 @@ class Trainer:
             if config.grad_accum_steps > 1:
                 mx.async_eval(gradients, loss, nats, self._carried)  # one micro-batch's activations at a time
         return loss, nats, gradients
+
+    def _start_anew(self) -> None:
+        self._carried = [None] * self.config.grad_accum_steps
+        self._teacher_carried = [None] * self.config.grad_accum_steps
 
     @property
     def _carries(self) -> bool:
@@ -270,7 +275,8 @@ class Trainer:
             pause: asked with the number of a step; True keeps the next step from beginning until its report has been
                 looked at, so that model and :meth:`state` are exactly those after it.
         """
-        precision = _Precision(self.model, self.config.precision)
+        models = [self.model] if self.reference is None else [self.model, self.reference]
+        precisions = [_Precision(model, self.config.precision) for model in models]
         self.model.set_gradient_checkpointing(self.config.gradient_checkpointing)
         self.model.train()
         try:
@@ -278,7 +284,8 @@ class Trainer:
         except RuntimeError as error:
             raise self.ranks.explained(error) from error
         finally:
-            precision.restore()
+            for precision in precisions:
+                precision.restore()
             self.model.set_gradient_checkpointing(False)
 
     def _steps(self, stop: Callable[[], bool], pause: Callable[[int], bool]) -> Iterator[StepReport]:
@@ -306,7 +313,7 @@ class Trainer:
                 yield report
             pending = started
         if pending is not None:
-            mx.eval(self.model.parameters(), self.optimizer.state)
+            mx.eval(self._all_state())
             yield self._finish(pending, last)[0]
 
     def _start(self, stop: Callable[[], bool]) -> _Pending:
@@ -328,7 +335,7 @@ class Trainer:
         wish = mx.array(1.0 if self.ranks.size > 1 and stop() else 0.0)
         shared = self.ranks.total(mx.stack([loss, nats, wish]))
         numbers = mx.concatenate([shared[:2] / self.ranks.size, norm[None], shared[2:]])
-        mx.async_eval(numbers, self.model.parameters(), self.optimizer.state, self._carried)
+        mx.async_eval(numbers, self._all_state())
         self.step += 1
         self.tokens += 0 if facts else self.source.batch * self.source.seqlen
         remaining = self.elapsed_s / progress - self.elapsed_s if progress > 0 else math.inf
@@ -341,16 +348,28 @@ class Trainer:
             numbers,
         )  # fmt: skip
 
+    def _all_state(self) -> list[Any]:
+        """Every array that a step changes. One not evaluated with the step would hold on to all it was made of."""
+        average = self.average.weights if self.average else None
+        return [self.model.parameters(), self.optimizer.state, average, self._carried, self._teacher_carried]
+
     def _in_range(self, norm: mx.array) -> bool:
         """Note whether float16 gradients overflowed. Waits for them."""
         assert self.loss_scale is not None
         finite = bool(mx.isfinite(norm).item())
         self.loss_scale.after(finite)
+        if not finite:
+            self._start_anew()  # what is carried may have overflowed as well
         return finite
 
     def _finish(self, pending: _Pending, last: float) -> tuple[StepReport, bool]:
         """The report with what is known once the step has been computed, and whether some process wants to stop."""
         loss, nats, norm, wish = np.array(pending.numbers).tolist()
+        if self.loss_scale is None and not (math.isfinite(loss) and math.isfinite(norm)):
+            raise FloatingPointError(
+                f"[Trainer] loss or gradients are not finite at step {pending.report.step}: loss {loss}, norm of the "
+                f"gradients {norm}; go on from a checkpoint before it with a smaller train.lr"
+            )
         now = time.perf_counter()
         report = replace(
             pending.report, loss=loss, nats=nats, grad_norm=norm, step_s=now - last, elapsed_s=now - self._begin
