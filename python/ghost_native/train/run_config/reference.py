@@ -43,8 +43,8 @@ train:
 4. changes on the command line, such as `--set train.lr=1e-3`.
 
 `model.type` is `ghost` or `transformer`. Without it, a key that only transformers have (`n_layers`, `d_model`,
-`n_heads`, `vocab_size` and so on) means a transformer, and so do a tokenizer and `float16` where no key of a Ghost is
-given; anything else means a Ghost.
+`n_heads`, `vocab_size` and so on) means a transformer, and so does a tokenizer where no key of a Ghost is given;
+anything else means a Ghost.
 
 Files are YAML 1.2: `1e-5` is a number, `no` is a string. Strings that spell a number are taken as one. A key may stand
 at the top, without its section, where only one section has it. An unknown key, a key given twice and a value out of
