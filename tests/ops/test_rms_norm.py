@@ -169,7 +169,7 @@ def test_malformed_input(arguments, message):
 @pytest.mark.parametrize(
     ("residual", "message"),
     [
-        (mx.zeros((3, 2)), r"\[rms_norm\] residual has the wrong shape, given \(3, 2\), allowed: that of x"),
+        (mx.zeros((3, 2)), r"\[add_rms_norm\] residual has the wrong shape, given \(3, 2\), allowed: that of x"),
         (
             mx.zeros((2, 3), dtype=mx.float16),
             r"residual has the wrong dtype, given float16, allowed: that of x, float32",

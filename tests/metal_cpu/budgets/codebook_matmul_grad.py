@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from tests.metal_cpu.budget import SEGMENTS_LIMIT, SIZES, Buffer, Case, Launch, ceil_div
+from tests.metal_cpu.budgets.codebook_matmul import Product
 
 import ghost_native as gn
 
@@ -115,9 +116,9 @@ def latent_case(name: str, m: int, n: int, k: int, per: int | str, dtype: str, *
             return mx.vjp(lambda w, c: [gn.codebook_matmul_latent(x, w, c)], [weight, codebook], [dy])[1]
         return mx.vjp(lambda w: [gn.codebook_matmul_latent(x, w, codebook)], [weight], [dy])[1]
 
-    return Case(
-        name, run, [assign_launch(n, k, per), *gradient_launches(m, n, k, per, dtype, keep=True, bucket=bucket)]
-    )
+    # The codes are an output of the forward pass, which in training has run by then.
+    forward = [assign_launch(n, k, per), Product(name, m, n, k, per, dtype).dot_tiled()]
+    return Case(name, run, [*forward, *gradient_launches(m, n, k, per, dtype, keep=True, bucket=bucket)])
 
 
 def levels_buffer(n: int, k: int, per: int | str) -> Buffer:
