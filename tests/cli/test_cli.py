@@ -20,7 +20,7 @@ from ghost_native.cli.app import VERBS
 from ghost_native.cli.display import Display
 from ghost_native.data import baselines, read_documents
 from ghost_native.generate import generate
-from ghost_native.models import Transformer
+from ghost_native.models import Transformer, TransformerConfig
 from ghost_native.train import evaluate
 
 Run = Callable[..., tuple[int, str, str]]
@@ -261,6 +261,19 @@ def test_a_transformer_trains_by_the_same_command(run: Run, folder: Path, tmp_pa
                          "--out", path)  # fmt: skip
     assert code == 0 and "transformer with" in err and "transformer" in out
     assert Transformer.load(path).config.d_model == 32
+    code, out, _ = run("eval", path, folder)
+    assert code == 0 and "Transformer" in out and "of 2 layers" in out
+    code, out, _ = run("generate", path, "the ", "--max-bytes", 20, "--seed", 1)
+    assert code == 0 and len(out) == 20
+    code, _, err = run("generate", path, "x", "--fact", "a=b")
+    assert code == 1
+    assert_one_line(err, "a transformer has no memory for facts")
+    Transformer(TransformerConfig(vocab_size=300, n_layers=1, d_model=32, n_heads=2)).save(
+        tmp_path / "tokens.safetensors"
+    )
+    code, _, err = run("eval", tmp_path / "tokens.safetensors", folder)
+    assert code == 1
+    assert_one_line(err, "is a transformer of 300 tokens, which its tokenizer has to read and write")
 
 
 def test_ctrl_c_from_outside(folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from ghost_native.cli import terminal
 from ghost_native.cli.errors import EXIT_INTERRUPTED, CommandError
 
 if TYPE_CHECKING:
-    from ghost_native.models import Ghost
+    from ghost_native.models import Ghost, Transformer
+
+BYTES = 256  # values
 
 
 def check_writable(path: Path) -> None:
@@ -34,14 +36,34 @@ def load(path: Path) -> Ghost:
     return Ghost.load(path)
 
 
+def load_byte_model(path: Path) -> Ghost | Transformer:
+    """A Ghost, or a transformer of bytes; a file, or a folder as exported."""
+    from ghost_native.models.export import load_model
+    from ghost_native.models.transformer import Transformer
+
+    if path.is_dir() and not (path / "config.json").exists():
+        raise CommandError(f"{path} is a folder; name the .safetensors file of a checkpoint")
+    model = load_model(path)
+    if isinstance(model, Transformer) and model.config.vocab_size != BYTES:
+        raise CommandError(
+            f"{path} is a transformer of {model.config.vocab_size} tokens, which its tokenizer has to read and write; "
+            f"this command takes models of {BYTES} byte values"
+        )
+    return model
+
+
 def check_fact(model: Ghost, key: str, value: str) -> None:
     """ValueError now for a fact that the model could not store later."""
     model.store_fact(key, value)
     model.forget(key)
 
 
-def store_facts(model: Ghost, facts: Iterable[tuple[str, str]]) -> None:
+def store_facts(model: Ghost | Transformer, facts: Iterable[tuple[str, str]]) -> None:
+    from ghost_native.models import Ghost
+
     for key, value in facts:
+        if not isinstance(model, Ghost):
+            raise CommandError("a transformer has no memory for facts; leave out --fact")
         model.store_fact(key, value)
 
 

@@ -33,7 +33,7 @@ def run(args: Arguments) -> int:
     used = blas.prepare()
     from ghost_native.train import evaluate
 
-    model = checkpoints.load(args.checkpoint)
+    model = checkpoints.load_byte_model(args.checkpoint)
     with terminal.working(f"scoring {terminal.size(sum(map(len, documents)))}"):
         found = evaluate(model, documents, chunk=args.chunk)
         rivals = baselines(documents)
@@ -57,11 +57,11 @@ def run(args: Arguments) -> int:
     for skip in skipped:
         terminal.remark(f"skipped {skip.name}: {skip.reason}")
     terminal.heading(f"{found.num_bytes:,} bytes, {terminal.plural(len(documents), 'document')}")
-    terminal.scores({"Ghost": found.bpb, "gzip -9": rivals["gzip"], "xz -9e": rivals["xz"]})
+    terminal.scores({type(model).__name__: found.bpb, "gzip -9": rivals["gzip"], "xz -9e": rivals["xz"]})
     terminal.rows(
         [
             ("time", f"{terminal.duration(found.seconds)}, {terminal.rate(found.bytes_per_second)}"),
-            ("mean depth", f"{found.mean_depth:.2f} of {model.config.num_layers} layers, "
+            ("mean depth", f"{found.mean_depth:.2f} of {len(model.layers)} layers, "
                            f"{found.skipped_share:.1%} of the work skipped"),
         ]
     )  # fmt: skip

@@ -45,7 +45,7 @@ def run(args: Arguments) -> int:
     prompt = _prompt(args)
     from ghost_native.generate import generate
 
-    model = checkpoints.load(args.checkpoint)
+    model = checkpoints.load_byte_model(args.checkpoint)
     checkpoints.store_facts(model, args.fact)
     seed = secrets.randbits(32) if args.seed is None else args.seed
     drawn = generate(
