@@ -9,7 +9,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 . "$work/venv/bin/activate"
-pip install -q '.[test]' -Ccmake.define.GHOST_NATIVE_SANITIZE=address,undefined -Ccmake.build-type=RelWithDebInfo
+pip install -q '.[test]' --config-settings=cmake.define.GHOST_NATIVE_SANITIZE=address,undefined --config-settings=cmake.build-type=RelWithDebInfo
 # Python itself is not sanitized: preload the runtimes, and leave its own allocations at exit alone.
 compiler=${CXX:-c++}
 preload="$($compiler -print-file-name=libasan.so) $($compiler -print-file-name=libubsan.so) $($compiler -print-file-name=libstdc++.so)"
