@@ -30,10 +30,10 @@ void backward(const T* dy, const T* x, T* dx, int64_t n) {
 }
 
 template <class T>
-constexpr GeluKernels<T> kernels{forward<T>, backward<T>};
+constexpr ElementwiseKernels<T> kernels{forward<T>, backward<T>};
 
 }  // namespace
 
-extern const GeluTable gelu_table{kernels<float>, kernels<float16>, kernels<bfloat16>};
+extern const ElementwiseTable gelu_table{kernels<float>, kernels<float16>, kernels<bfloat16>};
 
 }  // namespace ghost::GHOST_ISA

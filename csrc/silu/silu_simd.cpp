@@ -15,10 +15,10 @@ void backward(const T* dy, const T* x, T* dx, int64_t n) {
 }
 
 template <class T>
-constexpr SiluKernels<T> kernels{forward<T>, backward<T>};
+constexpr ElementwiseKernels<T> kernels{forward<T>, backward<T>};
 
 }  // namespace
 
-extern const SiluTable silu_table{kernels<float>, kernels<float16>, kernels<bfloat16>};
+extern const ElementwiseTable silu_table{kernels<float>, kernels<float16>, kernels<bfloat16>};
 
 }  // namespace ghost::GHOST_ISA

@@ -1,20 +1,9 @@
 #pragma once
 
-#include <cstdint>
-
-#include "common/isa.h"
-#include "common/per_dtype.h"
+#include "common/elementwise_kernels.h"
 
 namespace ghost {
 
-// Over n contiguous elements; the output may be the first input.
-template <class T>
-struct TanhKernels {
-  void (*forward)(const T* x, T* y, int64_t n);
-  void (*backward)(const T* dy, const T* x, T* dx, int64_t n);
-};
-
-using TanhTable = PerDtype<TanhKernels>;
-GHOST_DECLARE_KERNELS(TanhTable, tanh_table, tanh_kernels)
+GHOST_DECLARE_KERNELS(ElementwiseTable, tanh_table, tanh_kernels)
 
 }  // namespace ghost
