@@ -75,6 +75,15 @@ def test_pieces_end_after_lines_and_never_within_a_character(tmp_path: Path, mon
     assert pieces == ["one\ntwo\n", "three\n", "€€", "€€", "€€", "€"]
 
 
+@pytest.mark.parametrize("piece", [4, 5, 6])
+def test_pieces_end_in_bytes_that_are_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    """Nothing but continuation bytes: no character begins where a piece could end."""
+    monkeypatch.setattr(readers, "PIECE_BYTES", piece)
+    (tmp_path / "a.bin").write_bytes(b"\x80" * 23)
+    pieces = [row.values["text"] for row in islice(file_reader(tmp_path / "a.bin")[0].open(0), 24)]
+    assert b"".join(pieces) == b"\x80" * 23 and all(pieces)
+
+
 @pytest.mark.parametrize("ending", [".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst"])
 def test_json_lines(tmp_path: Path, ending: str) -> None:
     for i in range(3):

@@ -123,7 +123,7 @@ def _cut(data: bytes | memoryview, begin: int) -> int:
     if newline:
         return begin + newline
     end = len(piece)
-    while end > len(piece) - 4 and data[begin + end] & 0xC0 == 0x80:  # not within a character of UTF-8
+    while end > len(piece) - 3 and data[begin + end] & 0xC0 == 0x80:  # not within a character of UTF-8
         end -= 1
     return begin + end
 
