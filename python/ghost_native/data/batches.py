@@ -12,6 +12,7 @@ import numpy as np
 
 from ghost_native.data.batch import TokenBatch
 from ghost_native.data.corpora import Document
+from ghost_native.data.rows import order_of
 
 SEPARATOR = 10  # a newline stands between documents
 
@@ -39,7 +40,7 @@ class ByteBatcher:
         documents: what to read; empty documents are not allowed.
         batch: rows.
         seqlen: tokens a row and batch.
-        seed: order of the documents and stretches.
+        seed: order of the documents and stretches; None for that in which the documents are given.
         run: windows a row stays in one place; None to go on round the ring.
 
     Raises:
@@ -48,7 +49,7 @@ class ByteBatcher:
     """
 
     def __init__(
-        self, documents: Sequence[Document], batch: int, seqlen: int, seed: int = 0, *, run: int | None = None
+        self, documents: Sequence[Document], batch: int, seqlen: int, seed: int | None = 0, *, run: int | None = None
     ) -> None:
         name = "ByteBatcher"
         for what, value in (("batch", batch), ("seqlen", seqlen), ("run", 1 if run is None else run)):
@@ -60,7 +61,9 @@ class ByteBatcher:
             if not len(document):
                 raise ValueError(f"[{name}] the document {document.name!r} is empty, leave it out")
         self.batch, self.seqlen, self.seed, self.run = batch, seqlen, seed, run
-        self.order = [int(i) for i in np.random.default_rng(seed).permutation(len(documents))]
+        natural = np.arange(len(documents))
+        order = natural if seed is None else np.random.default_rng(seed).permutation(len(documents))
+        self.order = [int(i) for i in order]
         self._arrays = [documents[i].array() for i in self.order]
         ends = list(itertools.accumulate(len(array) + 1 for array in self._arrays))
         self._begins = [0, *ends[:-1]]
@@ -129,7 +132,7 @@ class ByteBatcher:
         if number not in self._orders:
             stretches = max(1, self.num_bytes // ((self.run or 1) * self.seqlen))
             self._orders = {k: v for k, v in self._orders.items() if k == number - 1}
-            self._orders[number] = np.random.default_rng([self.seed, number]).permutation(stretches)
+            self._orders[number] = order_of(stretches, self.seed, number)
         return self._orders[number]
 
     def state(self) -> BatcherState:

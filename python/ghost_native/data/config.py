@@ -10,25 +10,31 @@ from ghost_native.models.keys import key
 
 Format = Literal["auto", "text", "jsonl", "shards"]
 
+PYTHON = "python"  # as a dataset: the running Python's own text
+HELDOUT = 0.05
+
 
 @dataclass(frozen=True)
 class DataConfig(CheckedConfig):
     """What a run learns from: files and folders (`paths`), or a dataset of HuggingFace (`dataset`)."""
 
-    dataset: str | None = key(None, "HuggingFace dataset, such as allenai/c4; None to read paths")
+    dataset: str | None = key(
+        None, "HuggingFace dataset, such as allenai/c4, or python for this Python's own text; None to read paths"
+    )
     config: str | None = key(None, "configuration of the dataset, if it has several; None for the only one")
     split: str = key("train", "split of the dataset")
     streaming: bool = key(True, "read the dataset as it arrives; off, download the whole of it first")
-    shuffle_buffer: int = key(1000, "records that are read ahead and shuffled; 1 keeps their order", low=1)
-    num_workers: int = key(2, "threads that tokenize ahead; 0 makes a batch when it is due", low=0)
+    shuffle_buffer: int = key(1000, "records that are read ahead and shuffled; 1 keeps the order of the data", low=1)
+    num_workers: int = key(2, "threads that make batches ahead; 0 makes a batch when it is due", low=0)
     cache_dir: str | None = key(None, "where downloads are kept; None for HuggingFace's own place")
 
     paths: tuple[str, ...] = key((), "files and folders to read, instead of a dataset")
     format: Format = key(
         "auto",
-        "what the files hold: text as it is, jsonl with one record a line, shards of tokens; auto tells by the names",
+        "how files are read, whatever their names: as text, as jsonl with one record a line, as shards of tokens; auto "
+        "tells by the names",
     )
-    heldout: float = key(0.05, "share of the text that is held out to score the model with", low=0, high=0.5)
+    heldout: float = key(HELDOUT, "share of the data that is held out to score the model with", low=0, high=0.5)
     heldout_paths: tuple[str, ...] = key((), "files and folders to hold out, instead of a share")
 
     text_field: str = key("text", "field of a record that holds its text")
@@ -42,4 +48,9 @@ class DataConfig(CheckedConfig):
     seq_len: int = key(2048, "length of the sequences trained on", low=1, unit="tokens")
     seed: int = key(0, "of the order of the data", low=0)
 
-    RULES = (Rule("paths", "an empty list", lambda c: not (c.dataset and c.paths), where="there is a dataset"),)
+    RULES = (
+        Rule("paths", "an empty list", lambda c: not (c.dataset and c.paths), where="there is a dataset"),
+        Rule("format", "'auto'", lambda c: not c.dataset or c.format == "auto", where="there is a dataset"),
+        Rule("heldout", f"{HELDOUT:g}; some of this Python's own text is held out anyway",
+             lambda c: c.dataset != PYTHON or c.heldout == HELDOUT, where="dataset is python"),
+    )  # fmt: skip

@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ghost_native.data.corpora import Skipped, list_files, load_file
 from ghost_native.data.files import COMPRESSED, broken, open_file, skip
@@ -16,6 +16,8 @@ PIECE_BYTES = 1 << 20  # a longer document is given out as several rows
 JSON_LINES = (".jsonl", ".ndjson")
 TABLES = (".parquet", ".arrow")  # read by the `datasets` library
 NAMED_TABLES = (*TABLES, ".csv", ".json")  # likewise when named one by one; in a folder they are text
+
+FileFormat = Literal["auto", "text", "jsonl"]
 
 
 def kind_of(path: Path) -> str:
@@ -109,12 +111,12 @@ class TextFiles(FileReader):
             data = load_file(path)
         begin = within or 0
         while begin < len(data):
-            end = _cut(data, begin)
+            end = end_of_piece(data, begin)
             yield Row({"text": bytes(data[begin:end])}, label, end < len(data)), end
             begin = end
 
 
-def _cut(data: bytes | memoryview, begin: int) -> int:
+def end_of_piece(data: bytes | memoryview, begin: int) -> int:
     """Where the piece that begins here ends."""
     if len(data) - begin <= PIECE_BYTES:
         return len(data)
@@ -164,18 +166,24 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
 
 
 def file_reader(
-    paths: Sequence[str | Path] | str | Path, seed: int | None = None
+    paths: Sequence[str | Path] | str | Path, seed: int | None = None, *, format: FileFormat = "auto"
 ) -> tuple[TextFiles | JsonLines, list[Skipped]]:
     """The reader that fits files and folders, and the files it leaves out.
 
-    .jsonl and .ndjson files are JSON lines, everything else is text; both may end in .gz or .zst. In a folder with
-    JSON lines only these are read.
+    Args:
+        paths: files and folders.
+        seed: of the order of the files; None for their own.
+        format: "text" and "jsonl" read every file so, whatever its name. "auto" tells by the names: .jsonl and .ndjson
+            files are JSON lines, and in a folder with some only these are read; everything else is text. All may end
+            in .gz or .zst.
 
     Raises:
         FileNotFoundError: a path does not exist.
-        ValueError: no paths, an empty folder, or files of both kinds named one by one.
+        ValueError: no paths, an empty folder, or with "auto" files of both kinds named one by one.
     """
     files, skipped = list_files(paths, "file_reader")
+    if format != "auto":
+        return (TextFiles if format == "text" else JsonLines)(files, seed), skipped
     lines = [(label, path) for label, path in files if kind_of(path) in JSON_LINES]
     if not lines:
         return TextFiles(files, seed), skipped

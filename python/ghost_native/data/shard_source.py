@@ -9,7 +9,7 @@ import numpy as np
 
 from ghost_native.data.batch import State, TokenBatch, check_shape, check_state
 from ghost_native.data.rows import digest
-from ghost_native.data.shards import Shards
+from ghost_native.data.shard_part import TokenRing
 
 
 class ShardSource:
@@ -20,17 +20,17 @@ class ShardSource:
     stretch) belongs to another. A row stays in its stretch for `run` batches; the first of them is `fresh`.
 
     Args:
-        shards: the tokens.
+        shards: the tokens: `Shards`, or part of them.
         batch: rows of a batch.
         seqlen: tokens of each.
-        seed: of the order.
+        seed: of the order; None to go round the ring from its beginning.
         run: windows for which a row continues.
 
     Raises:
         ValueError: batch, seqlen or run below 1, or fewer than seqlen + 1 tokens.
     """
 
-    def __init__(self, shards: Shards, batch: int, seqlen: int, seed: int = 0, *, run: int = 1) -> None:
+    def __init__(self, shards: TokenRing, batch: int, seqlen: int, seed: int | None = 0, *, run: int = 1) -> None:
         check_shape("ShardSource", batch, seqlen)
         if run < 1:
             raise ValueError(f"[ShardSource] run is {run}, at least 1 is needed")
@@ -43,8 +43,7 @@ class ShardSource:
         self._stretches = max(1, shards.num_tokens // (run * seqlen))
         self._windows = 0
         self._passes: dict[int, tuple[int, np.ndarray]] = {}
-        files = [info.sha256 for info in shards.manifest.tokens]
-        self._stream = digest("shards", batch, seqlen, seed, run, *files)
+        self._stream = digest("shards", batch, seqlen, seed, run, shards.fingerprint)
 
     @property
     def epoch(self) -> float:
@@ -53,6 +52,8 @@ class ShardSource:
 
     def _pass(self, number: int) -> tuple[int, np.ndarray]:
         """Where a pass begins cutting, and the order of its stretches. The last two are kept."""
+        if self.seed is None:
+            return number * self._stretches * self.run * self.seqlen, np.arange(self._stretches)
         if number not in self._passes:
             random = np.random.default_rng([self.seed, number])
             shift = int(random.integers(self.shards.num_tokens)) if number else 0

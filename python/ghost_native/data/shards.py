@@ -308,6 +308,11 @@ class Shards:
     def num_tokens(self) -> int:
         return self.manifest.num_tokens
 
+    @property
+    def fingerprint(self) -> str:
+        """Equal for shards that hold the same tokens."""
+        return ",".join(info.sha256 for info in self.manifest.tokens)
+
     def __len__(self) -> int:
         """Documents."""
         return self.manifest.num_documents

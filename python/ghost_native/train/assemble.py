@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from ghost_native.data.batch import BatchSource, PreferenceBatch, TokenBatch
-from ghost_native.data.batches import ByteBatcher
+from ghost_native.data.batch import PreferenceBatch, TokenBatch
 from ghost_native.data.chat import ChatTemplate, Message
-from ghost_native.data.corpora import Corpus, Document, Skipped, python_corpus, read_corpus, read_documents
-from ghost_native.data.readers import JSON_LINES, kind_of
-from ghost_native.data.sources import is_shards, open_source
+from ghost_native.data.config import PYTHON
+from ghost_native.data.corpora import Document
 from ghost_native.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from ghost_native.models.config import GhostConfig
 from ghost_native.models.export import load_model
 from ghost_native.models.ghost import Ghost
 from ghost_native.models.transformer import Transformer
+from ghost_native.train.assemble_data import Data, build_data
 from ghost_native.train.checkpoint import MODEL_FILE, CheckpointFolder
 from ghost_native.train.evaluate import evaluate
 from ghost_native.train.objective import log_likelihood, preference_objective
@@ -30,30 +28,9 @@ from ghost_native.train.run import Run, Watcher
 from ghost_native.train.run_config import RunConfig
 from ghost_native.train.trainer import Trainer
 
-PYTHON = "python"  # as a dataset: the running Python's own text
-CHECK_BYTES = 24_000  # of held-out documents that are scored on the way
-_PLAIN_SEED = 1 << 20  # the order of the text beside facts is another than that of the batches
+__all__ = ["PYTHON", "Data", "build_data", "build_model", "build_run", "build_tokenizer", "check_documents"]
 
-
-@dataclass(frozen=True)
-class Data:
-    """What a run reads.
-
-    Attributes:
-        source: batches to train on.
-        plain: text beside questions about facts, None where there is none.
-        heldout: whole documents held out, for plain files.
-        heldout_source: makes the source of held-out batches, for everything else; None where nothing is held out.
-        skipped: files that are not used, and why.
-        describe: one line for people.
-    """
-
-    source: BatchSource[Any]
-    plain: BatchSource[TokenBatch] | None
-    heldout: list[Document]
-    heldout_source: Callable[[], BatchSource[Any]] | None
-    skipped: list[Skipped]
-    describe: str
+CHECK_BYTES = 24_000  # of held-out documents that are scored on the way, where nothing else is said
 
 
 def build_model(config: RunConfig) -> Ghost | Transformer:
@@ -119,121 +96,6 @@ def build_tokenizer(config: RunConfig) -> Tokenizer:
     return tokenizer
 
 
-def build_data(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks = ALONE) -> Data:
-    """The batches that the configuration describes.
-
-    Raises:
-        FileNotFoundError, ImportError: as of the readers.
-        ValueError: no data is named, or as of the readers.
-    """
-    data, train = config.data, config.train
-    if not data.paths and data.dataset is None:
-        raise ValueError(
-            "[build_data] no data is named, given neither data.paths nor data.dataset, allowed: files and folders, a "
-            f"dataset of HuggingFace, or dataset: {PYTHON} for this Python's own text."
-        )
-    rows = train.micro_batch_size * train.grad_accum_steps * ranks.size
-    if train.stage == "pretrain" and tokenizer.kind != "sentencepiece" and _is_plain(config):
-        return _plain_files(config, rows)
-    return _any_source(config, tokenizer, rows)
-
-
-def _is_plain(config: RunConfig) -> bool:
-    """Whether the data are files taken byte for byte, where any place can be read at once."""
-    data = config.data
-    if data.dataset is not None:
-        return data.dataset == PYTHON
-    if data.format in ("jsonl", "shards"):
-        return False
-    if data.format == "text":
-        return True
-    if is_shards(data.paths):
-        return False
-    return not any(_holds_records(Path(path)) for path in data.paths)
-
-
-def _holds_records(path: Path) -> bool:
-    endings = (*JSON_LINES, ".parquet", ".arrow", ".gz", ".zst")
-    if path.is_dir():
-        return any(file.suffix in endings or kind_of(file) in endings for file in path.rglob("*") if file.is_file())
-    return path.suffix in endings or kind_of(path) in endings
-
-
-def _plain_files(config: RunConfig, rows: int) -> Data:
-    data, train = config.data, config.train
-    if data.dataset == PYTHON:
-        corpus = python_corpus()
-    elif data.heldout_paths:
-        corpus = read_corpus(data.paths, heldout_fraction=0)
-        heldout, skipped = read_documents(data.heldout_paths)
-        trained = {bytes(document.data) for document in corpus.train}
-        if any(bytes(document.data) in trained for document in heldout):
-            raise ValueError("[build_data] files below data.heldout_paths are also in data.paths; keep them apart.")
-        corpus = Corpus(corpus.train, heldout, corpus.skipped + skipped)
-    else:
-        corpus = read_corpus(data.paths, heldout_fraction=data.heldout)
-    source = ByteBatcher(corpus.train, rows, data.seq_len, data.seed, run=train.reset_every)
-    facts = bool(train.fact_share or train.fact_mix) and train.fact_text > 0
-    plain = None
-    if facts:
-        plain = ByteBatcher(corpus.train, train.fact_text, data.seq_len, data.seed + _PLAIN_SEED, run=1)
-    return Data(source, plain, corpus.heldout, None, corpus.skipped, corpus.summary())
-
-
-def _any_source(config: RunConfig, tokenizer: Tokenizer, rows: int) -> Data:
-    data, train = config.data, config.train
-    fields = {
-        "pretrain": {data.text_field: "text"},
-        "sft": {data.chat_field: "messages", data.prompt_field: "prompt", data.answer_field: "response"},
-        "dpo": {data.prompt_field: "prompt", data.chosen_field: "chosen", data.rejected_field: "rejected"},
-    }[train.stage]
-    shards = data.dataset is None and is_shards(data.paths)
-    share = 0.0 if data.heldout_paths or shards else data.heldout
-
-    def source(batch: int, seed: int, *, heldout: bool = False, run: int = train.reset_every) -> Any:
-        paths: Any = data.heldout_paths if heldout and data.heldout_paths else (data.dataset or data.paths)
-        return open_source(
-            paths,
-            tokenizer,
-            batch,
-            data.seq_len,
-            stage={"dpo": "preference"}.get(train.stage, train.stage),
-            config=data.config,
-            split=data.split,
-            shuffle_buffer=1 if heldout else data.shuffle_buffer,
-            num_workers=0 if heldout else data.num_workers,
-            cache_dir=data.cache_dir,
-            streaming=data.streaming,
-            seed=seed,
-            run=run if isinstance(config.model, GhostConfig) else 1,
-            packing=data.packing,
-            fields=None if shards and not heldout else fields,
-            heldout_share=share,
-            heldout=heldout and share > 0,
-        )
-
-    made, skipped = source(rows, data.seed)
-    plain = None
-    if (train.fact_share or train.fact_mix) and train.fact_text:
-        plain, _ = source(train.fact_text, data.seed + _PLAIN_SEED, run=1)
-    wanted = share > 0 or bool(data.heldout_paths)
-    heldout: Callable[[], BatchSource[Any]] | None = None
-    describe = f"{data.dataset or ', '.join(data.paths)}, read as it comes, {tokenizer.kind} tokens"
-    if wanted:
-
-        def heldout() -> BatchSource[Any]:
-            found: BatchSource[Any] = source(train.micro_batch_size, data.seed, heldout=True, run=1)[0]
-            return found
-
-        try:
-            next(heldout())
-        except ValueError as error:
-            if "holds no rows" not in str(error):
-                raise
-            heldout, describe = None, f"{describe}; nothing is held out of so few documents: name data.heldout_paths"
-    return Data(made, plain, [], heldout, skipped, describe)
-
-
 def build_run(config: RunConfig, *, ranks: Ranks = ALONE, watcher: Watcher | None = None) -> tuple[Run, Data]:
     """Everything together; call ``resume`` and ``train`` on the run."""
     train = config.train
@@ -269,7 +131,8 @@ def check_documents(documents: list[Document], limit: int = CHECK_BYTES) -> list
 def _scorer(config: RunConfig, trainer: Trainer, tokenizer: Tokenizer, data: Data) -> Callable[[], float] | None:
     model = trainer.model
     if data.heldout:
-        sample = check_documents(data.heldout)
+        size = config.train.eval_batches * config.train.micro_batch_size * config.data.seq_len
+        sample = check_documents(data.heldout, size)
         return lambda: evaluate(model, sample).bpb
     if data.heldout_source is None:
         return None
