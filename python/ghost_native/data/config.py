@@ -51,6 +51,6 @@ class DataConfig(CheckedConfig):
     RULES = (
         Rule("paths", "an empty list", lambda c: not (c.dataset and c.paths), where="there is a dataset"),
         Rule("format", "'auto'", lambda c: not c.dataset or c.format == "auto", where="there is a dataset"),
-        Rule("heldout", f"{HELDOUT:g}; some of this Python's own text is held out anyway",
+        Rule("heldout", f"{HELDOUT:g}; some of that text is held out anyway",
              lambda c: c.dataset != PYTHON or c.heldout == HELDOUT, where="dataset is python"),
     )  # fmt: skip
