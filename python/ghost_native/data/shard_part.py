@@ -90,7 +90,7 @@ def hold_out(shards: Shards, share: float, least: int) -> tuple[ShardPart, Shard
         order = np.random.default_rng(0).permutation(len(lengths))
         short = order[lengths[order] <= wanted]
         held[short[: int(np.searchsorted(np.cumsum(lengths[short]), wanted)) + 1]] = True
-        if lengths[held].sum() < least:
+        if lengths[held].sum() < least and not held.all():
             others = np.flatnonzero(~held)
             held[others[lengths[others].argmin()]] = True
     begins = np.concatenate([[0], ends[:-1]])
