@@ -199,8 +199,8 @@ ACROSS = [
     ("num_specials: 6\nstage: sft\nfact_share: 0.1", "text:3: train.fact_share is out of range, given 0.1, allowed: 0"),
     ("num_specials: 6\nstage: sft\nfact_mix: 0.1", "text:3: train.fact_mix is out of range, given 0.1, allowed: 0,"),
     ("dataset: d\npaths: p", "text:2: data.paths is out of range, given ('p',), allowed: an empty list, where there i"),
-    ("dataset: d\nformat: text", "text:2: data.format is out of range, given 'text', allowed: 'auto', where there is a"),
-    ("dataset: python\nheldout: 0.1", "text:2: data.heldout is out of range, given 0.1, allowed: 0.05; some of that te"),
+    ("dataset: d\nformat: text", "text:2: data.format is out of range, given 'text', allowed: 'auto', where there is"),
+    ("dataset: python\nheldout: 0.1", "text:2: data.heldout is out of range, given 0.1, allowed: 0.05; some of that"),
     ("steps: 5\nseconds: 6", "text:1: train.total_steps is out of range, given 5, allowed: exactly one of total_steps "
      "= 5 and seconds = 6.0, the other null"),
     ("total_steps: null", "text:1: train.total_steps is out of range, given null, allowed: exactly one of"),

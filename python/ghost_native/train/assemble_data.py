@@ -39,7 +39,7 @@ from ghost_native.train.run_config import RunConfig
 _PLAIN_SEED = 1 << 20  # the order of the text beside facts is another than that of the batches
 _OF_TABLES = ("config", "split", "streaming", "cache_dir")
 _OF_RECORDS = (*_OF_TABLES, "text_field", "shuffle_buffer")
-_WITHOUT_EFFECT: dict[Kind, tuple[str, ...]] = {
+_WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
     "text": _OF_RECORDS, "compressed text": _OF_RECORDS, "shards": _OF_RECORDS, "JSON lines": _OF_TABLES,
 }  # fmt: skip
 
@@ -114,18 +114,25 @@ class _Builder:
                 f"[build_data] the stage {self.train.stage} needs records, given {self.kind}, allowed: JSON lines, "
                 "tables such as .parquet, or a dataset; data.format: jsonl reads files of any name so."
             )
-        kinds = {self.kind, self.heldout_kind} - {None}
-        without = set.intersection(*(set(self._without_effect(kind)) for kind in kinds if kind))
-        for name in [name for name in keys_of(DataConfig) if name in without]:
-            value, default = getattr(self.data, name), keys_of(DataConfig)[name].default
-            if value != default and (name, value) != ("shuffle_buffer", 1):
-                order = ", which is shuffled as a whole, or 1 to keep its order" if name == "shuffle_buffer" else ""
-                raise ValueError(
-                    f"[build_data] data.{name} has no effect, given {value!r}, allowed: {default!r}, its default, with "
-                    f"{' and '.join(sorted(map(str, kinds)))}{order}."
-                )
+        for name, known in keys_of(DataConfig).items():
+            value = getattr(self.data, name)
+            kinds = self._kinds_of(name)
+            if value == known.default or any(name not in self._without_effect(kind) for kind in kinds):
+                continue
+            if name == "shuffle_buffer" and value == 1:
+                continue
+            order = ", which is shuffled as a whole, or 1 to keep its order" if name == "shuffle_buffer" else ""
+            raise ValueError(
+                f"[build_data] data.{name} has no effect, given {value!r}, allowed: {known.default!r}, its default, "
+                f"with {' and '.join(sorted(kinds))}{order}."
+            )
 
-    def _without_effect(self, kind: Kind) -> tuple[str, ...]:
+    def _kinds_of(self, name: str) -> set[str]:
+        """The kinds of data that a key could change something of; what is held out is never shuffled."""
+        heldout = {self.heldout_kind} if self.heldout_kind and name != "shuffle_buffer" else set()
+        return {self.kind, *heldout}
+
+    def _without_effect(self, kind: str) -> tuple[str, ...]:
         if kind in ("tables", "hub"):
             return () if self.data.streaming else ("shuffle_buffer",)
         return _WITHOUT_EFFECT[kind]
