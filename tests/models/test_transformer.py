@@ -10,6 +10,7 @@ from mlx.utils import tree_flatten
 import ghost_native as gn
 from ghost_native.generate import generate, generate_text
 from ghost_native.models import Ghost, Transformer, TransformerConfig
+from ghost_native.models.export import export_model, import_model
 from ghost_native.nn import causal_attention
 from ghost_native.nn.gated_feed_forward import silu
 from tests.models.transformer_models import SMALL, build, float_weights, reference, text
@@ -322,3 +323,51 @@ def test_threads_change_no_bit():
     finally:
         gn.set_num_threads(before)
     assert mx.array_equal(*results)
+
+
+# -- a context shorter than max_seq_len -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [1, 2, 9, 16])
+def test_a_shorter_context_is_that_of_a_model_made_for_it(length):
+    """What a model trained on short texts computes for long ones never depends on positions it did not learn."""
+    long, short = build(), build(max_seq_len=length)
+    short.update(long.parameters())
+    long.context = length
+    tokens = text(2, 40)
+    assert mx.array_equal(long(tokens), short(tokens))
+    state, pieces = long.init_state(2), []
+    for begin, end in ((0, 5), (5, 6), (6, 30), (30, 40)):
+        logits, state = long.step(tokens[:, begin:end], state)
+        pieces.append(logits)
+    assert_close(mx.concatenate(pieces, axis=1), np.array(short(tokens), np.float64))
+
+
+def test_a_stream_goes_on_when_the_context_shrinks():
+    model = build()
+    _, state = model.step(text(1, 30), model.init_state())
+    model.context = 8
+    logits, state = model.step(text(1, 3, seed=1), state)
+    wanted = model(mx.concatenate([text(1, 30)[:, -4:], text(1, 3, seed=1)], axis=1))[:, 4:]
+    assert_close(logits, np.array(wanted, np.float64))
+
+
+@pytest.mark.parametrize("changes", [{}, {"ffn_activation": "gelu"}, {"weights": "codebook"}])
+def test_the_context_is_saved_with_the_model(tmp_path, changes):
+    model = build(**changes)
+    model.context = 11
+    model.save(tmp_path / "m.safetensors")
+    assert Transformer.load(tmp_path / "m.safetensors").context == 11
+    export_model(model, tmp_path / "folder", tokenizer=b"pieces")
+    assert import_model(tmp_path / "folder").context == 11
+    assert (tmp_path / "folder" / "tokenizer.model").read_bytes() == b"pieces"
+    config = tmp_path / "folder" / "config.json"
+    config.write_text(config.read_text().replace('context": 11', 'context": 65'))
+    with pytest.raises(ValueError, match=r"context.*given 65, allowed: 1 to max_"):
+        import_model(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("length", [0, 65])
+def test_a_context_out_of_range(length):
+    with pytest.raises(ValueError, match=rf"\[Transformer\] context .* given {length}, allowed: 1 to max_seq_len = 64"):
+        build().context = length

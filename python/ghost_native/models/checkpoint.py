@@ -47,7 +47,8 @@ def load_model(cls: type[G], path: Path) -> G:
 
 def save_transformer(model: Transformer, path: Path) -> None:
     """Atomically: the file at `path` is always whole."""
-    write_weights(path, model.weights(), _metadata(TRANSFORMER_FORMAT, model))
+    metadata = _metadata(TRANSFORMER_FORMAT, model) | {"context": json.dumps(model.context)}
+    write_weights(path, model.weights(), metadata)
 
 
 def load_transformer(cls: type[T], path: Path) -> T:
@@ -55,10 +56,11 @@ def load_transformer(cls: type[T], path: Path) -> T:
     weights, metadata = read_weights(path, name)
     values = _values(metadata, ("config", "packed"), path, name, "checkpoint of a transformer", TRANSFORMER_FORMAT)
     try:
-        config = TransformerConfig.from_dict(values["config"])
+        model = cls(TransformerConfig.from_dict(values["config"]))
+        if "context" in metadata:  # files of earlier versions have none
+            model.context = int(metadata["context"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"[{name}] {path} has broken metadata: {error}.") from error
-    model = cls(config)
     if values["packed"]:
         model.pack()
     put_weights(model, weights, path, name)

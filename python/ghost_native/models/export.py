@@ -25,6 +25,8 @@ from ghost_native.nn.fact_store import FactStore
 from ghost_native.nn.linear import CodebookLinear
 
 WEIGHTS, CONFIG, INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"
+TOKENIZER = "tokenizer.model"  # as other projects name a SentencePiece model
+CONTEXT = "ghost_native_context"  # in the configuration of a Llama, which others pass over
 GHOST_TYPE, TRANSFORMER_TYPE, LLAMA_TYPE = "ghost_native_ghost", "ghost_native_transformer", "llama"
 
 Weights = dict[str, mx.array]
@@ -51,16 +53,20 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def export_model(model: Ghost | Transformer, folder: str | Path, *, dequantize: bool = False) -> None:
+def export_model(
+    model: Ghost | Transformer, folder: str | Path, *, dequantize: bool = False, tokenizer: bytes | None = None
+) -> None:
     """Write a model into a folder, made if need be: ``model.safetensors`` and ``config.json``.
 
-    The two are written beside what is there and then put in its place; a folder with a ``config.json`` is always whole.
+    They are written beside what is there and then put in its place; a folder with a ``config.json`` is always whole.
 
     Args:
         model: packed or not. Of Ghost, the facts stored now are written too.
         folder: where to.
         dequantize: write 2-bit weights as the float ones they stand for: a model of float weights that computes the
             same, and that other projects can load if it is a transformer.
+        tokenizer: the SentencePiece model that a transformer reads text with, to be written as ``tokenizer.model``;
+            None leaves such a file as it is.
     """
     folder = Path(folder)
     weights, config = model.weights(), model.config.to_dict()
@@ -74,13 +80,18 @@ def export_model(model: Ghost | Transformer, folder: str | Path, *, dequantize: 
     else:
         values = TransformerConfig.from_dict(config)
         if values.weights == "float" and values.ffn_activation == "silu":
-            weights, described = llama_weights(weights), _llama_config(values)
+            weights, described = llama_weights(weights), _llama_config(values) | {CONTEXT: model.context}
         else:
             described = {"model_type": TRANSFORMER_TYPE, "format": TRANSFORMER_FORMAT, "packed": packed}
-            described["config"] = config
+            described |= {"context": model.context, "config": config}
     mx.eval(weights)
     text = json.dumps(described, indent=2) + "\n"
-    with atomic_files({folder / WEIGHTS: ".safetensors", folder / CONFIG: ".json"}) as (weights_file, config_file):
+    paths = {folder / WEIGHTS: ".safetensors"}
+    if tokenizer is not None:
+        paths[folder / TOKENIZER] = ".model"
+    with atomic_files({**paths, folder / CONFIG: ".json"}) as (weights_file, *tokenizer_files, config_file):
+        for file in tokenizer_files:
+            file.write_bytes(tokenizer or b"")
         # Transformers refuses files that do not say what they were written by.
         mx.save_safetensors(str(weights_file), weights, {"format": "mlx"})
         config_file.write_text(text, encoding="utf-8")
@@ -116,6 +127,7 @@ def import_model(folder: str | Path) -> Ghost | Transformer:
             model = Ghost(ghost)
         else:
             facts, model = {}, Transformer(TransformerConfig.from_dict(values))
+            model.context = config.get("context", model.context)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"[import_model] {folder / CONFIG} is broken: {error}.") from error
     if packed:
@@ -214,9 +226,10 @@ def _import_llama(folder: Path, values: dict[str, Any]) -> Transformer:
     if config.hidden_dim != hidden:
         raise _error(path, "intermediate_size", hidden, f"a multiple of {HIDDEN_UNIT}")
     model = Transformer(config)
+    model.context = _context(path, values, config)
     ours = {_llama_name(name): name for name in model.weights()}
     weights: Weights = {}
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         for name, w in read_weights(file, "import_model")[0].items():
             # Names that are not ours stay, for the error to tell them. Angles of positions are no weights.
             if not name.endswith("rotary_emb.inv_freq"):
@@ -226,7 +239,16 @@ def _import_llama(folder: Path, values: dict[str, Any]) -> Transformer:
     return model
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def _context(path: Path, values: dict[str, Any], config: TransformerConfig) -> int:
+    """The context that one of our models was trained with; Llamas of others were trained with all of it."""
+    given = values.get(CONTEXT, config.max_seq_len)
+    if not isinstance(given, int) or not 1 <= given <= config.max_seq_len:
+        raise _error(path, CONTEXT, given, f"1 to max_position_embeddings = {config.max_seq_len}")
+    return given
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of an exported model."""
     if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
         return [folder / WEIGHTS]
     names = _read_json(folder / INDEX).get("weight_map")

@@ -9,10 +9,10 @@ The way the data goes::
             h = h + feed_forward(norm(h))                    SwiGLU, or GELU
       -> RMSNorm -> head -> logits                 (batch, seqlen, vocab_size)
 
-The context is at most max_seq_len tokens. When it is full, it begins anew with its last half, computed again from
-nothing, as if the text began there: a position never sees more than in training, nor anything computed from what has
-left the context. Where it begins anew depends on the position alone, so that streaming, scoring and training are the
-same function.
+The context is at most max_seq_len tokens, less where the model was trained on shorter texts. When it is full, it begins
+anew with its last half, computed again from nothing, as if the text began there: a position never sees more than in
+training, nor anything computed from what has left the context. Where it begins anew depends on the position alone, so
+that streaming, scoring and training are the same function.
 
 Touvron et al., 2023, arXiv:2302.13971, whose names of weights :mod:`ghost_native.models.export` writes.
 """
@@ -122,6 +122,24 @@ class Transformer(CodebookModel):
         if not config.tie_embeddings:
             self.head = Linear(config.d_model, config.vocab_size, scale=scale)
         self._rotary = rotary_table(config.max_seq_len, config.head_dim, config.rope_theta)
+        self._context = config.max_seq_len
+
+    @property
+    def context(self) -> int:
+        """Tokens that a position sees at most, 1 to max_seq_len, which it is at first; saved with the model.
+
+        A run sets it to the length of the texts it trains on: positions beyond are possible, but were never learned.
+        """
+        return self._context
+
+    @context.setter
+    def context(self, length: int) -> None:
+        if not 1 <= length <= self.config.max_seq_len:
+            raise ValueError(
+                f"[Transformer] context is out of range, given {length}, allowed: 1 to max_seq_len = "
+                f"{self.config.max_seq_len}."
+            )
+        self._context = length
 
     # -- the function -------------------------------------------------------------------------------------------------
 
@@ -134,8 +152,8 @@ class Transformer(CodebookModel):
         """Continue a stream by tokens (batch, any length >= 1): logits (batch, length, vocab_size) and the new state.
 
         However a text is cut into pieces, the logits are those of one call, to float tolerance. A stream may be longer
-        than max_seq_len: the context then begins anew with its last ``max_seq_len // 2`` tokens, which takes a pass
-        over them every ``max_seq_len - max_seq_len // 2`` tokens. No values are dropped out, whatever the mode.
+        than :attr:`context`: it then begins anew with its last ``context // 2`` tokens, which takes a pass over them
+        every ``context - context // 2`` tokens. No values are dropped out, whatever the mode.
         """
         return self._continue(tokens, state, None, want_state=True)
 
@@ -191,19 +209,20 @@ class Transformer(CodebookModel):
         if streams != batch:
             raise ValueError(f"[Transformer] tokens do not fit the state, given {batch} streams, allowed: {streams}.")
         tokens = mx.clip(tokens.astype(mx.int32), 0, self.config.vocab_size - 1)
-        limit = self.config.max_seq_len
+        limit = self._context
         if state is None and 0 < seqlen <= limit:
             return self._pass(tokens, None, key, 0, want_state)
         state = self.init_state(batch) if state is None else state
         pieces: list[mx.array] = []
         at = 0
         while at < seqlen:
-            end = min(seqlen, at + limit - state["count"])
+            count = state["count"]
+            end = min(seqlen, at + limit - count)
             piece, again = tokens[:, at:end], 0
-            if end == at:  # the context is full
+            if end <= at:  # the context is full
                 again = limit // 2
                 end = min(seqlen, at + limit - again)
-                piece = mx.concatenate([state["tokens"][:, limit - again : limit], tokens[:, at:end]], axis=1)
+                piece = mx.concatenate([state["tokens"][:, count - again : count], tokens[:, at:end]], axis=1)
                 state = self.init_state(batch)
             key, drop = (None, None) if key is None else mx.random.split(key)
             logits, state = self._pass(piece, state, drop, again, True)

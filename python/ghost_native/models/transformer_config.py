@@ -31,7 +31,10 @@ class TransformerConfig(CheckedConfig):
         0.1, "share of the embedding and of every block's two branches dropped in training", low=0, below=1
     )
     max_seq_len: int = key(
-        4096, "longest context; longer texts go on in a context of the last tokens", low=1, unit="tokens"
+        4096,
+        "longest context, and longest data.seq_len; longer texts go on in a context of the last tokens",
+        low=1,
+        unit="tokens",
     )
     rope_theta: float = key(10000.0, "base of the wavelengths of the rotary position embedding", above=0)
     ffn_activation: Literal["silu", "gelu"] = key(
