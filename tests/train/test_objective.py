@@ -7,10 +7,14 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx import nn
+from mlx.utils import tree_flatten
 
 from ghost_native.data.batch import PreferenceBatch, TokenBatch
+from ghost_native.models import Transformer, TransformerConfig
 from ghost_native.train.objective import Share, language_objective, log_likelihood, preference_objective
 from ghost_native.train.trainer import Trainer
+from tests.tolerances import nrmse
 from tests.train.runs import section, tiny
 
 
@@ -61,6 +65,49 @@ def test_only_weighted_targets_count():
     assert language_objective(model, other, None, config, Share(each, 1.0)).total.item() == found.total.item()
 
 
+@pytest.mark.parametrize("routing", [False, True])
+def test_what_has_no_weight_moves_nothing_of_ghosts_own(routing):
+    """Texts padded to twice their length, whatever stands in the padding, have the loss and gradients of the texts."""
+    model = tiny(routing=routing, threshold=0.0)
+    teacher = tiny(weights="float")
+    config = section(cheap_weight=0.7, boundary_weight=0.9, depth_weight=20.0, target_depth=0.1, distill_weight=0.8)
+    bare = arrays(3, weight=False)
+    bare["weight"] = mx.ones((2, 12))
+
+    def found(given):
+        each = 1.0 / given["weight"].sum().item()
+
+        def loss(model):
+            logits = teacher(given["tokens"])
+            return language_objective(model, given, None, config, Share(each, 1.0), logits).total
+
+        return nn.value_and_grad(model, lambda: loss(model))()
+
+    wanted, slopes = found(bare)
+    unweighted = {name: bare[name] for name in ("tokens", "targets")}
+    share = Share(1 / 24, 1.0)
+    same = language_objective(model, unweighted, None, config, share, teacher(bare["tokens"])).total
+    assert same.item() == pytest.approx(wanted.item(), rel=1e-6)
+    for seed in (4, 5):
+        padding = arrays(seed)
+        padding["weight"] = mx.zeros((2, 12))
+        padded = {name: mx.concatenate([bare[name], padding[name]], axis=1) for name in bare}
+        total, others = found(padded)
+        assert total.item() == pytest.approx(wanted.item(), rel=1e-5)
+        for (name, a), (_, b) in zip(tree_flatten(slopes), tree_flatten(others), strict=True):
+            if mx.abs(a).max().item():
+                assert nrmse(np.array(b), np.array(a)) < 1e-4, name
+
+
+def test_a_micro_batch_of_padding_alone_moves_nothing():
+    model = tiny(routing=True)
+    given = arrays(1) | {"weight": mx.zeros((2, 12))}
+    total = language_objective(
+        model, given, None, section(depth_weight=9.0), Share(0.1, 1.0), model(given["tokens"])
+    ).total
+    assert total.item() == 0
+
+
 class Pairs:
     """An endless source of one preference: 'a' repeated is better than 'b' repeated."""
 
@@ -108,3 +155,16 @@ def test_accumulated_preferences_equal_the_big_batch():
         )
         losses.append([report.loss for report in Trainer(tiny(), Pairs(4, 16), config).run()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_compiled_step_of_preferences_is_the_plain_one():
+    """Where MLX can compile: on Linux it needs a C++ compiler."""
+    losses, compiled = [], []
+    for compile_it in (False, True):
+        config = section(stage="dpo", checkpoint_path="a", compile=compile_it, grad_accum_steps=2, micro_batch_size=2)
+        sizes = {"vocab_size": 256, "n_layers": 1, "d_model": 32, "n_heads": 2, "dropout": 0.1, "max_seq_len": 16}
+        made = Trainer(Transformer(TransformerConfig(**sizes), seed=2), Pairs(4, 16), config)
+        losses.append([report.loss for report in made.run()])
+        compiled.append(type(made._preference).__name__)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4) and losses[0][-1] < losses[0][0]
+    assert compiled[0] != compiled[1]

@@ -39,16 +39,20 @@ def language_objective(
     teacher_logits: mx.array | None = None,
     key: mx.array | None = None,
 ) -> Objective:
-    """The next token. Arrays: tokens and targets (batch, seqlen), and weight (batch, seqlen) where targets differ."""
+    """The next token. Arrays: tokens and targets (batch, seqlen), and weight (batch, seqlen) where targets differ.
+
+    What has no weight, such as padding and prompts, moves nothing, neither in Ghost's own predictions nor a teacher's.
+    """
     ghost = isinstance(model, Ghost)
     out = model.forward(arrays["tokens"], state) if ghost else model.forward(arrays["tokens"], state, key=key)
     weight = arrays.get("weight")
     nats = share.each * _weighted(ops.cross_entropy(out.logits, arrays["targets"]), weight).sum()
     total = nats
     if ghost:
-        total = total + share.part * _auxiliary(model, out, arrays["targets"], weight, config)
+        total = total + _auxiliary(model, out, arrays["targets"], weight, config, share)
     if teacher_logits is not None:
-        total = total + config.distill_weight * share.part * divergence(out.logits, teacher_logits)
+        apart = _weighted(_divergences(out.logits, teacher_logits), weight).sum()
+        total = total + config.distill_weight * share.each * apart
     return Objective(total, nats, out.state)
 
 
@@ -98,31 +102,55 @@ def _weighted(values: mx.array, weight: mx.array | None) -> mx.array:
 
 
 def _auxiliary(
-    model: Ghost, out: Forward, targets: mx.array, weight: mx.array | None, config: TrainSection
+    model: Ghost, out: Forward, targets: mx.array, weight: mx.array | None, config: TrainSection, share: Share
 ) -> mx.array:
+    """What Ghost predicts for itself: the next byte cheaply, beginnings of pieces, how deep bytes go."""
     total = mx.array(0.0)
     if config.cheap_weight:
-        total = total + config.cheap_weight * ops.cross_entropy(out.cheap_logits, targets).mean()
+        cheap = _weighted(ops.cross_entropy(out.cheap_logits, targets), weight)
+        total = total + config.cheap_weight * share.each * cheap.sum()
     if config.boundary_weight:
-        # A piece of text begins where the cheap predictor is taken by surprise. Beginnings weigh as much as all other
-        # bytes together, so that boundary_prob passes 0.5 where a beginning is likelier than elsewhere. What is usual
-        # is told per sequence, so that a batch may be cut anywhere.
-        surprise = mx.stop_gradient(-mx.log(mx.maximum(1 - out.surprise, 1e-6)))
-        usual = surprise.mean(axis=-1, keepdims=True) + mx.sqrt(surprise.var(axis=-1, keepdims=True))
-        begins = (surprise > usual).astype(mx.float32)
-        share = mx.clip(begins.mean(axis=-1, keepdims=True), 0.01, 0.99)
-        balance = begins / share + (1 - begins) / (1 - share)
-        entropy = mx.logaddexp(out.boundary_logit, mx.array(0.0)) - out.boundary_logit * begins
-        total = total + config.boundary_weight * (0.5 * balance * entropy).mean()
+        entropy = _weighted(_boundary_entropy(out, weight), weight)
+        total = total + config.boundary_weight * share.each * entropy.sum()
     if model.config.routing:
-        depth = out.depth.mean() / model.config.num_layers
-        total = total + config.depth_weight * mx.square(depth - config.target_depth)
+        depth = _mean(out.depth, weight, axis=None).sum() / model.config.num_layers
+        apart = mx.square(depth - config.target_depth)
+        if weight is not None:
+            apart = apart * (weight.sum() > 0)
+        total = total + config.depth_weight * share.part * apart
     return total
+
+
+def _boundary_entropy(out: Forward, weight: mx.array | None) -> mx.array:
+    """(batch, seqlen). A piece of text begins where the cheap predictor is taken by surprise.
+
+    Beginnings weigh as much as all other bytes together, so that boundary_prob passes 0.5 where a beginning is likelier
+    than elsewhere. What is usual is told per sequence, so that a batch may be cut anywhere.
+    """
+    surprise = mx.stop_gradient(-mx.log(mx.maximum(1 - out.surprise, 1e-6)))
+    mean = _mean(surprise, weight)
+    usual = mean + mx.sqrt(_mean(mx.square(surprise - mean), weight))
+    begins = (surprise > usual).astype(mx.float32)
+    part = mx.clip(_mean(begins, weight), 0.01, 0.99)
+    balance = begins / part + (1 - begins) / (1 - part)
+    entropy = mx.logaddexp(out.boundary_logit, mx.array(0.0)) - out.boundary_logit * begins
+    return 0.5 * balance * entropy
+
+
+def _mean(values: mx.array, weight: mx.array | None, axis: int | None = -1) -> mx.array:
+    if weight is None:
+        return values.mean(axis=axis, keepdims=True)
+    total = weight.sum(axis=axis, keepdims=True)
+    return (values * weight).sum(axis=axis, keepdims=True) / mx.maximum(total, 1e-6)
 
 
 def divergence(logits: mx.array, teacher_logits: mx.array) -> mx.array:
     """Mean KL(teacher || model) per token, nats."""
+    return _divergences(logits, teacher_logits).mean()
+
+
+def _divergences(logits: mx.array, teacher_logits: mx.array) -> mx.array:
     teacher = mx.stop_gradient(teacher_logits.astype(mx.float32))
     log_p = teacher - mx.logsumexp(teacher, axis=-1, keepdims=True)
     log_q = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    return (mx.exp(log_p) * (log_p - log_q)).sum(axis=-1).mean()
+    return (mx.exp(log_p) * (log_p - log_q)).sum(axis=-1)

@@ -134,7 +134,8 @@ class Trainer:
         compiled = mx.compile if config.compile else lambda function, **_: function
         held = [model.state]
         self._language = compiled(nn.value_and_grad(model, self._language_loss), inputs=held, outputs=held)
-        self._preference = nn.value_and_grad(model, self._preference_loss)
+        read = held + ([] if self.reference is None else [self.reference.state])
+        self._preference = compiled(nn.value_and_grad(model, self._preference_loss), inputs=read, outputs=held)
         self._facts = nn.value_and_grad(model, self._fact_loss)
 
     # -- what a checkpoint holds --------------------------------------------------------------------------------------
@@ -237,7 +238,8 @@ class Trainer:
             gradients = own if gradients is None else tree_map(mx.add, gradients, own)
             loss, nats = loss + objective.total, nats + objective.nats
             if config.grad_accum_steps > 1:
-                mx.async_eval(gradients, loss, nats, self._carried)  # one micro-batch's activations at a time
+                # One micro-batch's activations at a time.
+                mx.async_eval(gradients, loss, nats, self._carried, self._teacher_carried)
         return loss, nats, gradients
 
     def _start_anew(self) -> None:
