@@ -11,9 +11,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from ghost_native.data import ByteTokenizer, SentencePieceTokenizer, ShardWriter
+from ghost_native.data import ByteTokenizer, SentencePieceTokenizer, ShardWriter, read_documents
 from ghost_native.data.batch import PreferenceBatch
 from ghost_native.models import Ghost, Transformer
+from ghost_native.train import evaluate
 from ghost_native.train.assemble import build_data, build_model, build_run, build_tokenizer
 from ghost_native.train.run_config import RunConfig
 from tests.train.runs import same_weights
@@ -212,3 +213,23 @@ def test_a_compiled_step_is_the_plain_one(tmp_path, texts):
         run, _ = build_run(config(tmp_path / str(compile_it), TRANSFORMER, data, compile=compile_it, eval_interval=0))
         losses.append([report.loss for report in run.trainer.run()])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_held_out_text_is_scored_in_contexts_as_long_as_those_trained_on(tmp_path, texts):
+    """A transformer of long reach trained on short texts scores as one of that reach, in the run and when loaded."""
+    data, scores = {"paths": [str(texts)], "heldout": 0.2}, []
+    for reach in (256, 32):
+        model = {**TRANSFORMER, "max_seq_len": reach}
+        run, summary = trained(config(tmp_path / str(reach), model, data, total_steps=20, lr=1e-2))
+        assert run.trainer.model.context == 32
+        loaded = Transformer.load(summary.model_path)
+        assert loaded.context == 32 and run.score() == pytest.approx(summary.bpb, rel=1e-6)
+        scores.append(summary.bpb)
+        if reach == 256:
+            loaded.context = 256
+            assert evaluate(loaded, read_documents([texts])[0]).bpb > 1.02 * summary.bpb
+            first = str(summary.model_path)
+            longer = config(tmp_path, model, {**data, "seq_len": 64}, checkpoint_path=first)
+            shorter = config(tmp_path, model, {**data, "seq_len": 16}, checkpoint_path=first)
+            assert build_model(longer).context == 64 and build_model(shorter).context == 32
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -20,12 +19,12 @@ from ghost_native.models.export import load_model
 from ghost_native.models.ghost import Ghost
 from ghost_native.models.transformer import Transformer
 from ghost_native.train.assemble_data import Data, build_data
-from ghost_native.train.checkpoint import MODEL_FILE, CheckpointFolder
 from ghost_native.train.evaluate import evaluate
 from ghost_native.train.objective import log_likelihood, preference_objective
 from ghost_native.train.ranks import ALONE, Ranks
 from ghost_native.train.run import Run, Watcher
 from ghost_native.train.run_config import RunConfig
+from ghost_native.train.saved import model_file
 from ghost_native.train.trainer import Trainer
 
 __all__ = ["PYTHON", "Data", "build_data", "build_model", "build_run", "build_tokenizer", "check_documents"]
@@ -44,26 +43,19 @@ def build_model(config: RunConfig) -> Ghost | Transformer:
     if path is None:
         if isinstance(config.model, GhostConfig):
             return Ghost(config.model, seed=config.train.seed)
-        return Transformer(config.model, seed=config.train.seed)
-    model = load_model(_model_file(Path(path)))
+        fresh = Transformer(config.model, seed=config.train.seed)
+        fresh.context = config.data.seq_len
+        return fresh
+    model = load_model(model_file(path))
     if model.config != config.model:
         raise ValueError(
             f"[build_model] {path} is another model than the configuration says: {_difference(model, config)}"
         )
     if model.is_packed:
         raise ValueError(f"[build_model] {path} is packed to 2 bits, which cannot be trained; name one saved unpacked.")
+    if isinstance(model, Transformer):
+        model.context = max(model.context, config.data.seq_len)  # it has learned longer ones before
     return model
-
-
-def _model_file(path: Path) -> Path:
-    """A file of a model, or the model in the folder of a run: as exported at its end, else its newest checkpoint."""
-    if not path.is_dir() or (path / "config.json").exists():
-        return path
-    if (path / MODEL_FILE).exists():
-        return path / MODEL_FILE
-    folder = CheckpointFolder(path)
-    steps = folder.steps()
-    return folder.path(steps[-1]) / MODEL_FILE if steps else path
 
 
 def _difference(model: Ghost | Transformer, config: RunConfig) -> str:
@@ -101,7 +93,7 @@ def build_run(config: RunConfig, *, ranks: Ranks = ALONE, watcher: Watcher | Non
     train = config.train
     model, tokenizer = build_model(config), build_tokenizer(config)
     data = build_data(config, tokenizer, ranks)
-    teacher = load_model(_model_file(Path(train.teacher_path))) if train.teacher_path else None
+    teacher = load_model(model_file(train.teacher_path)) if train.teacher_path else None
     trainer = Trainer(model, data.source, train, teacher=teacher, plain=data.plain, ranks=ranks)
     run = Run(
         trainer,
