@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import secrets
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
@@ -16,6 +17,17 @@ from ghost_native.generate.sampling import check_sampling, choose
 PROMPT_CHUNK = 4096  # bytes of a prompt fed at once: bounds memory for long ones
 DRAW_CHUNK = 32  # random numbers made at once: one by one they take longer than a step of the model
 EMPTY_PROMPT = b"\n"  # what stands between documents, so the start of a new one
+
+
+class TokenCoder(Protocol):
+    """What generation needs of a tokenizer."""
+
+    num_outputs: int
+    specials: dict[str, int]
+
+    def encode(self, text: str | bytes) -> np.ndarray: ...
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes: ...
 
 
 class StepModel(Protocol):
@@ -39,6 +51,7 @@ def generate(
     top_p: float = 1.0,
     seed: int | None = None,
     stop: bytes | None = None,
+    tokenizer: TokenCoder | None = None,
 ) -> Iterator[int]:
     """Generate bytes after a prompt, one by one as they are drawn.
 
@@ -50,6 +63,8 @@ def generate(
         seed: the same seed gives the same bytes; a fresh one is drawn when None.
         stop: end when these bytes have come; they are not given out, nor is a part of them before it is clear that the
             rest does not follow.
+        tokenizer: of a model of tokens, which are drawn whole and given out byte by byte; its token "eos" ends the
+            text, other special tokens are not drawn. None for a model of bytes.
 
     Returns:
         An iterator of integers 0 to 255.
@@ -65,29 +80,55 @@ def generate(
         raise ValueError("[generate] stop is empty, give at least one byte or None")
     data = prompt.encode() if isinstance(prompt, str) else bytes(prompt)
     seed = secrets.randbits(32) if seed is None else seed
-    drawn = _draw(model, data or EMPTY_PROMPT, max_bytes, temperature, top_p, seed)
+    data = data or EMPTY_PROMPT
+    ids = np.frombuffer(data, np.uint8).astype(np.int32) if tokenizer is None else tokenizer.encode(data)
+    drawn = _draw(model, ids, max_bytes, temperature, top_p, seed, tokenizer)
+    if tokenizer is not None:
+        drawn = itertools.islice(_bytes_of(drawn, tokenizer), max_bytes)
     return drawn if stop is None else _until(drawn, stop)
 
 
+def _barred(tokenizer: TokenCoder) -> list[int]:
+    """Tokens that are no text; the end of one is drawn, and then ends it."""
+    return [token for name, token in tokenizer.specials.items() if name != "eos" and token < tokenizer.num_outputs]
+
+
+def _bytes_of(drawn: Iterable[int], tokenizer: TokenCoder) -> Iterator[int]:
+    for token in drawn:
+        if token == tokenizer.specials.get("eos"):
+            return
+        yield from tokenizer.decode_bytes([token])
+
+
 def _draw(
-    model: StepModel, prompt: bytes, max_bytes: int, temperature: float, top_p: float, seed: int
+    model: StepModel,
+    prompt: npt.NDArray[np.int32],
+    count: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    tokenizer: TokenCoder | None,
 ) -> Iterator[int]:
-    if max_bytes == 0:
+    """Up to `count` tokens, with a tokenizer those that it says text by."""
+    if count == 0:
         return
     state = model.init_state(1)
+    barred = [] if tokenizer is None else _barred(tokenizer)
     logits = mx.zeros((1, 1, 256))
     for begin in range(0, len(prompt), PROMPT_CHUNK):
-        piece = np.frombuffer(prompt[begin : begin + PROMPT_CHUNK], np.uint8).astype(np.int32)
-        logits, state = model.step(mx.array(piece)[None], state)
+        logits, state = model.step(mx.array(prompt[begin : begin + PROMPT_CHUNK])[None], state)
         mx.eval(logits)
-    uniform = _uniform(seed, max_bytes) if temperature > 0 else iter([_UNUSED] * max_bytes)
+    uniform = _uniform(seed, count) if temperature > 0 else iter([_UNUSED] * count)
     for index, draw in enumerate(uniform):
         row = np.array(
             logits[:, -1:].astype(mx.float32) if logits.shape[1] > 1 or logits.dtype != mx.float32 else logits
-        )
-        token = int(choose(row.reshape(1, -1), temperature, top_p, draw)[0])
+        ).reshape(1, -1)
+        if tokenizer is not None:
+            row = row[:, : tokenizer.num_outputs].copy()
+            row[:, barred] = -np.inf
+        token = int(choose(row, temperature, top_p, draw)[0])
         yield token
-        if index + 1 < max_bytes:
+        if index + 1 < count:
             logits, state = model.step(mx.array([[token]]), state)
 
 
@@ -141,7 +182,17 @@ def generate_text(
     top_p: float = 1.0,
     seed: int | None = None,
     stop: bytes | None = None,
+    tokenizer: TokenCoder | None = None,
 ) -> str:
     """`generate` in one go, as text; bytes that are not UTF-8 become U+FFFD. The prompt is not repeated."""
-    stream = generate(model, prompt, max_bytes=max_bytes, temperature=temperature, top_p=top_p, seed=seed, stop=stop)
+    stream = generate(
+        model,
+        prompt,
+        max_bytes=max_bytes,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stop=stop,
+        tokenizer=tokenizer,
+    )
     return bytes(stream).decode("utf-8", "replace")
