@@ -132,7 +132,7 @@ def test_failures(run: Run, tmp_path: Path, checkpoint: Path, folder: Path) -> N
         (["train", folder, "--set", "train.warmup=3"], "Did you mean 'train.warmup_steps'?"),
         (["train"], "no data is named"),
         (["eval", tmp_path / "missing.safetensors", folder], "no such checkpoint"),
-        (["eval", folder, folder], "is a folder; name the .safetensors file"),
+        (["eval", folder, folder], "is a folder without a model"),
         (["eval", checkpoint, tmp_path / "none"], "are empty or hidden"),
         (["generate", tmp_path / "broken.safetensors"], "broken.safetensors"),
         (["generate", checkpoint, "x", "--fact", "k=" + "v" * 99], "the value has 99 bytes, at most 63"),
@@ -273,7 +273,7 @@ def test_a_transformer_trains_by_the_same_command(run: Run, folder: Path, tmp_pa
     )
     code, _, err = run("eval", tmp_path / "tokens.safetensors", folder)
     assert code == 1
-    assert_one_line(err, "is a transformer of 300 tokens, which its tokenizer has to read and write")
+    assert_one_line(err, "is a transformer of 300 tokens without the tokenizer")
 
 
 def test_ctrl_c_from_outside(folder: Path, tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from ghost_native.cli import terminal
 from ghost_native.cli.errors import EXIT_INTERRUPTED, CommandError
+from ghost_native.cli.parser import Parser
 
 if TYPE_CHECKING:
     from ghost_native.models import Ghost, Transformer
-
-BYTES = 256  # values
+    from ghost_native.train.saved import Saved
 
 
 def check_writable(path: Path) -> None:
@@ -27,29 +27,24 @@ def check_writable(path: Path) -> None:
         raise CommandError(f"cannot save to {path}: no permission to write in {folder}")
 
 
-def load(path: Path) -> Ghost:
-    """A model. Errors as of `Ghost.load`, a folder in place of a file told apart."""
-    from ghost_native.models import Ghost
+def load(path: Path, tokenizer: str | None = None) -> Saved:
+    """A model and its tokenizer, out of a file or folder; errors as of `ghost_native.train.saved.load_saved`."""
+    from ghost_native.train.saved import load_saved
 
-    if path.is_dir():
-        raise CommandError(f"{path} is a folder; name the .safetensors file of a checkpoint")
-    return Ghost.load(path)
+    return load_saved(path, tokenizer)
 
 
-def load_byte_model(path: Path) -> Ghost | Transformer:
-    """A Ghost, or a transformer of bytes; a file, or a folder as exported."""
-    from ghost_native.models.export import load_model
-    from ghost_native.models.transformer import Transformer
+WHICH = "a .safetensors file, or the folder of a run, of a checkpoint or of an exported model"
 
-    if path.is_dir() and not (path / "config.json").exists():
-        raise CommandError(f"{path} is a folder; name the .safetensors file of a checkpoint")
-    model = load_model(path)
-    if isinstance(model, Transformer) and model.config.vocab_size != BYTES:
-        raise CommandError(
-            f"{path} is a transformer of {model.config.vocab_size} tokens, which its tokenizer has to read and write; "
-            f"this command takes models of {BYTES} byte values"
-        )
-    return model
+
+def add_model(parser: Parser) -> None:
+    """The arguments that name a model."""
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=WHICH)
+    parser.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        help="SentencePiece model of a transformer of tokens (default: the one kept beside it)",
+    )
 
 
 def check_fact(model: Ghost, key: str, value: str) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".yaml", ".yml")
 DEFAULT_PRESET = "quick_test"
+TRANSFORMER_PRESET = "tiny"  # of what is trained on with --init, where no configuration says how
 FACT_MIX = 0.1  # of the batches after the fact phase
 
 # Options that are short for a key.
@@ -46,7 +47,7 @@ def add_arguments(parser: Parser) -> None:
                        help="checkpoints and logs (default: as configured, or beside --out)")  # fmt: skip
     short.add_argument("--dim", type=number(int, 16), metavar="N", help="width of a Ghost, a multiple of 16")
     short.add_argument("--layers", type=number(int, 1), metavar="N", help="its number of layers")
-    short.add_argument("--init", metavar="CHECKPOINT", help="start from this model instead of a fresh one")
+    short.add_argument("--init", metavar="CHECKPOINT", help=f"start from this model: {checkpoints.WHICH}")
     length = short.add_mutually_exclusive_group()
     length.add_argument("--steps", type=number(int, 1), metavar="N", help="steps on text")
     length.add_argument("--seconds", type=number(float, 0, above=True), metavar="S",
@@ -85,7 +86,12 @@ def read(args: Arguments) -> RunConfig:
     if args.init is not None:
         if args.dim is not None or args.layers is not None:
             raise UsageError("--init brings its own size; leave out --dim and --layers")
-        values |= _size_of(args.init)
+        brought = _brought_by(args.init, files[0] if files else None)
+        if not files and args.preset is None and brought["model.type"] == "transformer":
+            preset = TRANSFORMER_PRESET
+        else:
+            brought.pop("data.seq_len", None)
+        values = brought | values
     return RunConfig.load(files[0] if files else None, preset=preset, values=values, changes=args.changes)
 
 
@@ -98,9 +104,25 @@ def _heldout(text: str | None) -> Mapping[str, Any]:
         return {"data.heldout_paths": (text,)}
 
 
-def _size_of(path: str) -> Mapping[str, Any]:
-    """The model's configuration, so that nothing has to be said twice."""
-    model = checkpoints.load(Path(path))
+def _brought_by(path: str, file: str | None) -> dict[str, Any]:
+    """The model's configuration, tokenizer and length of texts, so that nothing has to be said twice.
+
+    What the file gives itself is left to it: where that is not the model's, it is an error to be told later.
+    """
+    from ghost_native.models import Ghost, load_model
+    from ghost_native.train.run_config.yaml_file import read_file
+    from ghost_native.train.saved import model_file, tokenizer_file
+
+    model = load_model(model_file(path))
     if model.is_packed:
         raise CommandError(f"{path} is packed to 2 bits, which cannot be trained; use one saved without --pack")
-    return {f"model.{name}": value for name, value in model.config.to_dict().items()}
+    kind = "ghost" if isinstance(model, Ghost) else "transformer"
+    brought: dict[str, Any] = {f"model.{name}": value for name, value in model.config.to_dict().items()}
+    if not isinstance(model, Ghost):
+        brought["data.seq_len"] = model.context
+        if (tokenizer := tokenizer_file(path)) is not None:
+            brought["train.tokenizer_path"] = str(tokenizer)
+    stated = read_file(Path(file).read_text(encoding="utf-8"), file) if file else {}
+    if "model.type" in stated and stated["model.type"].value != kind:
+        raise CommandError(f"{path} is a {kind}, which {file} does not describe: model.type is not {kind} there")
+    return {"model.type": kind, **{key: value for key, value in brought.items() if key not in stated}}

@@ -19,10 +19,10 @@ ghost-native eval ghost.safetensors docs/ --json
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a .safetensors file of ghost-native")
+    checkpoints.add_model(parser)
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files or folders to score")
     parser.add_argument("--chunk", type=number(int, 1), default=4096, metavar="N",
-                        help="bytes scored at once; memory and speed, not the result (default 4096)")  # fmt: skip
+                        help="tokens scored at once; memory and speed, not the result (default 4096)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
@@ -33,9 +33,10 @@ def run(args: Arguments) -> int:
     used = blas.prepare()
     from ghost_native.train import evaluate
 
-    model = checkpoints.load_byte_model(args.checkpoint)
+    saved = checkpoints.load(args.checkpoint, args.tokenizer)
+    model = saved.model
     with terminal.working(f"scoring {terminal.size(sum(map(len, documents)))}"):
-        found = evaluate(model, documents, chunk=args.chunk)
+        found = evaluate(model, documents, tokenizer=saved.encoder, chunk=args.chunk)
         rivals = baselines(documents)
     if args.json:
         result = {

@@ -15,8 +15,8 @@ from ghost_native.cli.errors import UsageError
 from ghost_native.cli.parser import Arguments, Parser, escaped_bytes, fact, number
 
 DESCRIPTION = """\
-Continue a text byte by byte. On a terminal the text appears as it is drawn; into a pipe or file go the bytes as they
-are, the generated ones only."""
+Continue a text byte by byte, or token by token with a transformer of tokens. On a terminal the text appears as it is
+drawn; into a pipe or file go the bytes as they are, the generated ones only."""
 
 EXAMPLES = r"""
 ghost-native generate ghost.safetensors "def " --temperature 0.7 --top-p 0.95
@@ -27,7 +27,7 @@ echo "Once upon a time" | ghost-native generate ghost.safetensors -
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a .safetensors file of ghost-native")
+    checkpoints.add_model(parser)
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="text to continue; - reads it from stdin")
     parser.add_argument("--prompt-file", type=Path, metavar="FILE", help="continue the bytes of this file; - is stdin")
     parser.add_argument("--max-bytes", type=number(int, 0), default=256, metavar="N", help="stop after N (default 256)")
@@ -45,7 +45,7 @@ def run(args: Arguments) -> int:
     prompt = _prompt(args)
     from ghost_native.generate import generate
 
-    model = checkpoints.load_byte_model(args.checkpoint)
+    model, tokenizer = checkpoints.load(args.checkpoint, args.tokenizer)
     checkpoints.store_facts(model, args.fact)
     seed = secrets.randbits(32) if args.seed is None else args.seed
     drawn = generate(
@@ -56,6 +56,7 @@ def run(args: Arguments) -> int:
         top_p=args.top_p,
         seed=seed,
         stop=args.stop,
+        tokenizer=tokenizer,
     )
     if not sys.stdout.isatty():
         for byte in drawn:

@@ -12,7 +12,7 @@ from ghost_native.cli import blas, checkpoints, terminal
 from ghost_native.cli.parser import Arguments, Parser
 
 if TYPE_CHECKING:
-    from ghost_native.models import Ghost
+    from ghost_native.models import Ghost, Transformer
 
 DESCRIPTION = """\
 Show versions, the instruction set and threads of the kernels, the BLAS in use with its measured speed, and the device;
@@ -28,14 +28,13 @@ PRODUCT = 768  # side of the matrices whose product is timed
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT",
-                        help="a .safetensors file of ghost-native")  # fmt: skip
+    parser.add_argument("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT", help=checkpoints.WHICH)
 
 
 def run(args: Arguments) -> int:
     used = blas.prepare()
     if args.checkpoint is not None:
-        _checkpoint(checkpoints.load(args.checkpoint), args.checkpoint)
+        _checkpoint(args.checkpoint)
         return 0
     import mlx.core as mx
 
@@ -84,9 +83,15 @@ def _gflops() -> float:
     return float(2 * PRODUCT**3 / best / 1e9)
 
 
-def _checkpoint(model: Ghost, path: Path) -> None:
+def _checkpoint(path: Path) -> None:
+    from ghost_native.models import Ghost
+    from ghost_native.models.export import load_model, weight_files
+    from ghost_native.train.saved import model_file
+
+    path = model_file(path)
+    model = load_model(path)
     full = 4 * model.count_params()
-    size = path.stat().st_size
+    size = sum(file.stat().st_size for file in (weight_files(path) if path.is_dir() else [path]))
     weights = (
         f"packed, {model.packed_bits_per_weight():.2f} bits each in the packed layers"
         if model.is_packed
@@ -103,6 +108,9 @@ def _checkpoint(model: Ghost, path: Path) -> None:
     terminal.rows([(name, f"{count:,}") for name, count in parts(model).items()])
     terminal.heading("Configuration")
     terminal.rows([(name, str(value)) for name, value in model.config.to_dict().items()])
+    if not isinstance(model, Ghost):
+        terminal.rows([("context", f"{model.context} tokens, the longest it was trained on")])
+        return
     facts = model.facts()
     terminal.heading(f"Facts: {len(facts)}")
     terminal.rows([(_text(key), _text(value)) for key, value in facts.items()])
@@ -112,7 +120,7 @@ def _text(data: bytes) -> str:
     return terminal.visible(data.decode("utf-8", "replace")).replace("\n", "\u21b5")
 
 
-def parts(model: Ghost) -> dict[str, int]:
+def parts(model: Ghost | Transformer) -> dict[str, int]:
     """Parameters by part: layers one by one, then the rest by name. Codebooks are counted apart, as everywhere."""
     import mlx.core as mx
     from mlx.utils import tree_flatten

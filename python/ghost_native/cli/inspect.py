@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Show for every byte of a text how surprising it was, how many layers it went through, and where the tokenizer begins a
-new piece: in the terminal, and with --html as one page that needs nothing else (move over a byte for its values)."""
+new piece (of a transformer: how surprising its token was, and where a token begins): in the terminal, and with --html
+as one page that needs nothing else (move over a byte for its values)."""
 
 EXAMPLES = """\
 ghost-native inspect ghost.safetensors "The quick brown fox jumps over the lazy dog."
@@ -34,11 +35,11 @@ HEAT = ((38, 42, 72), (84, 46, 112), (158, 52, 104), (220, 84, 72), (246, 166, 6
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a .safetensors file of ghost-native")
+    checkpoints.add_model(parser)
     parser.add_argument("text", nargs="?", metavar="TEXT", help="the text; - reads stdin")
     parser.add_argument("--file", type=Path, metavar="FILE", help="inspect the bytes of this file; - is stdin")
     parser.add_argument("--color-by", choices=("surprise", "bits"), default="surprise",
-                        help="surprise of the cheap predictor (default) or bits of the whole model")  # fmt: skip
+                        help="surprise of Ghost's cheap predictor (default) or bits of the whole model")  # fmt: skip
     parser.add_argument("--max-bytes", type=number(int, 1), default=4096, metavar="N",
                         help="inspect the first N bytes (default 4096)")  # fmt: skip
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page; light and dark, nothing external")
@@ -52,15 +53,15 @@ def run(args: Arguments) -> int:
             checkpoints.check_writable(path)
     from ghost_native.cli import inspection
 
-    model = checkpoints.load(args.checkpoint)
+    saved = checkpoints.load(args.checkpoint, args.tokenizer)
     if len(data) > args.max_bytes:
         terminal.remark(f"the first {args.max_bytes} of {len(data)} bytes; --max-bytes shows more")
-    found = inspection.inspect_bytes(model, data[: args.max_bytes])
+    found = inspection.inspect_text(saved.model, data[: args.max_bytes], saved.encoder)
     _print(found, args.color_by)
     if args.html is not None:
         from ghost_native.cli.inspect_html import page
 
-        args.html.write_text(page(found, args.checkpoint.name, args.color_by), encoding="utf-8")
+        args.html.write_text(page(found, args.checkpoint.resolve().name, args.color_by), encoding="utf-8")
         terminal.remark(f"wrote {args.html}")
     if args.svg is not None:
         from ghost_native.cli.inspect_svg import picture

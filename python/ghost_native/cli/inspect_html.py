@@ -27,6 +27,7 @@ def page(found: Inspection, checkpoint: str, by: str = "surprise") -> str:
     )
     return Template(_PAGE).substitute(
         style=_STYLE,
+        model=found.model,
         show={"surprise": "s", "bits": "e"}[by],
         surprise="checked" if by == "surprise" else "",
         bits="checked" if by == "bits" else "",
@@ -64,13 +65,13 @@ _PAGE = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>What Ghost sees: $checkpoint</title>
+<title>What $model sees: $checkpoint</title>
 <style>$style</style>
 </head>
 <body data-show="$show">
 <main>
 <header>
-<h1>What Ghost sees</h1>
+<h1>What $model sees</h1>
 <p>Every byte of a text, read once from left to right by <b>$checkpoint</b>. Boxes are the pieces its tokenizer found;
 the colour of a byte is how little it was expected; the line below it is how many of the $layers layers it went
 through.</p>

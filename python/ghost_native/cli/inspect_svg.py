@@ -55,9 +55,9 @@ def picture(found: Inspection, by: str = "surprise") -> str:
     figures = " \u00b7 ".join(f"{name} {value}" for name, value in found.facts())
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {full:.0f} {height:.0f}" width="{full:.0f}" '
-        f'height="{height:.0f}" role="img" aria-label="What Ghost sees in a text">\n<style>{_style()}</style>\n'
+        f'height="{height:.0f}" role="img" aria-label="What {found.model} sees in a text">\n<style>{_style()}</style>\n'
         f'<rect class="page" width="100%" height="100%" rx="12"/>\n'
-        f'<text class="title" x="{LEFT}" y="34">What Ghost sees</text>\n'
+        f'<text class="title" x="{LEFT}" y="34">What {found.model} sees</text>\n'
         f'<text class="soft" x="{LEFT}" y="54">{escape(figures)}</text>\n'
         + _legend()
         + "\n".join(body + boxes)

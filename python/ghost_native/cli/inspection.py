@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from ghost_native.models import Ghost
+    from ghost_native.data.tokenizer import Tokenizer
+    from ghost_native.models import Ghost, Transformer
 
 CHUNK = 4096
 FIRST_BYTE_BITS = 8.0  # nothing precedes it
@@ -25,6 +26,9 @@ class Inspection:
     - bits: -log2 of the probability that the whole model gave it
     - depth: layers it went through
     - boundary: probability that a piece begins at it
+
+    Of a transformer, pieces are tokens: a byte's surprise is 1 - probability that the model gave its token, its bits
+    are its share of the token's, and `data` is the text as the tokenizer gives it back.
     """
 
     data: bytes
@@ -34,6 +38,7 @@ class Inspection:
     boundary: np.ndarray
     num_layers: int
     routing: bool
+    model: str = "Ghost"
 
     @property
     def starts(self) -> np.ndarray:
@@ -98,6 +103,43 @@ def inspect_bytes(model: Ghost, data: bytes) -> Inspection:
     if config.routing:
         depth = np.clip(np.ceil(wanted), config.min_depth, config.num_layers)
     return Inspection(data, surprise, bits, depth, boundary, config.num_layers, config.routing)
+
+
+def inspect_text(model: Ghost | Transformer, data: bytes, tokenizer: Tokenizer | None = None) -> Inspection:
+    """Run a model of either kind over the text once. ValueError for no text."""
+    from ghost_native.models import Ghost
+
+    return inspect_bytes(model, data) if isinstance(model, Ghost) else _inspect_tokens(model, data, tokenizer)
+
+
+def _inspect_tokens(model: Transformer, data: bytes, tokenizer: Tokenizer | None) -> Inspection:
+    import mlx.core as mx
+
+    tokens = np.frombuffer(data, np.uint8).astype(np.int32) if tokenizer is None else tokenizer.encode(data)
+    pieces = [data[i : i + 1] if tokenizer is None else tokenizer.decode_bytes([t]) for i, t in enumerate(tokens)]
+    data = b"".join(pieces)
+    if not data:
+        raise ValueError("there is no text to inspect; give at least one byte")
+    state = model.init_state(1)
+    parts = [np.full(1, -math.log(256 if tokenizer is None else tokenizer.vocab_size))]  # nothing precedes the first
+    for begin in range(0, len(tokens) - 1, CHUNK):
+        piece = tokens[begin : min(begin + CHUNK, len(tokens) - 1)]
+        logits, state = model.step(mx.array(piece)[None], state)
+        log_p = logits[0] - mx.logsumexp(logits[0], axis=-1, keepdims=True)
+        targets = mx.array(tokens[begin + 1 : begin + 1 + len(piece)])
+        picked = mx.take_along_axis(log_p, targets[:, None], axis=-1)[:, 0]
+        mx.eval(picked, state)
+        parts.append(np.array(picked, np.float64))
+    log_p_of = np.concatenate(parts)
+    lengths = np.array([len(piece) for piece in pieces])
+    boundary = np.zeros(len(data))
+    boundary[(np.cumsum(lengths) - lengths)[lengths > 0]] = 1.0
+    # Tokens that stand for no byte are rare; what they cost is left out.
+    bits = np.repeat(-log_p_of / math.log(2) / np.maximum(lengths, 1), lengths)
+    layers = model.config.n_layers
+    depth = np.full(len(data), float(layers))
+    surprise = np.repeat(1 - np.exp(log_p_of), lengths)
+    return Inspection(data, surprise, bits, depth, boundary, layers, routing=False, model="the transformer")
 
 
 def byte_labels(data: bytes) -> list[str]:

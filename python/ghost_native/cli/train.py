@@ -56,8 +56,10 @@ def run(args: Arguments) -> int:
     used = blas.prepare()
     from ghost_native.cli.display import Display
     from ghost_native.cli.interrupt import Interrupt
+    from ghost_native.models.export import TOKENIZER
     from ghost_native.train.assemble import build_run
     from ghost_native.train.ranks import Ranks
+    from ghost_native.train.saved import keep_tokenizer
 
     ranks = Ranks.found()
     display = Display("tokens" if config.train.tokenizer_path else "B", quiet=not ranks.first)
@@ -70,6 +72,7 @@ def run(args: Arguments) -> int:
     if ranks.first:
         made.folder.mkdir(parents=True, exist_ok=True)
         (made.folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        keep_tokenizer(config.train.tokenizer_path, made.folder / TOKENIZER)
     ranks.end_with_a_lost_peer()
     with Interrupt() as interrupt, display:
         summary = made.train(lambda: interrupt.requested)
@@ -127,6 +130,7 @@ def _show_batch(made: Run) -> int:
 
 def _finish(args: Arguments, config: RunConfig, made: Run, data: Data, summary: Summary) -> int:
     from ghost_native.models.atomic import atomic_file
+    from ghost_native.train.saved import beside, keep_tokenizer
 
     model = made.trainer.model
     if args.out is not None:
@@ -136,6 +140,7 @@ def _finish(args: Arguments, config: RunConfig, made: Run, data: Data, summary: 
         else:
             with atomic_file(args.out) as temporary:
                 shutil.copyfile(finished, temporary)
+        keep_tokenizer(config.train.tokenizer_path, beside(args.out))
     if summary.interrupted:
         terminal.err().print(
             f"interrupted after {summary.steps} steps; saved {summary.checkpoint_path}. To go on: the same command "

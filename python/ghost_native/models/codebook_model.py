@@ -78,6 +78,14 @@ class CodebookModel(nn.Module):
             layer.pack()
         return self
 
+    def packed_bits_per_weight(self) -> float:
+        """Bits each weight of the codebook layers takes once packed, codebooks included."""
+        if not self.is_packed:
+            name = type(self).__name__
+            raise ValueError(f"[{name}.packed_bits_per_weight] the model is not packed, call pack() first.")
+        layers = [m for _, m in self.codebook_layers()]
+        return sum(m.packed_bits() for m in layers) / sum(m.num_weights for m in layers)
+
     def set_activation(self, activation: Activation) -> Self:
         """How CPUs multiply by the 2-bit weights, in place: "float32" (exact, as at first), "bfloat16" or "int8".
 

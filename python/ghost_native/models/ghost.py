@@ -309,13 +309,6 @@ class Ghost(CodebookModel):
 
     # -- weights ------------------------------------------------------------------------------------------------------
 
-    def packed_bits_per_weight(self) -> float:
-        """Bits each weight of the codebook layers takes once packed, codebooks included."""
-        if not self.is_packed:
-            raise ValueError("[Ghost.packed_bits_per_weight] the model is not packed, call pack() first.")
-        layers = [m for _, m in self.codebook_layers()]
-        return sum(m.packed_bits() for m in layers) / sum(m.num_weights for m in layers)
-
     def save(self, path: str | Path) -> None:
         """Write weights, configuration and facts to one .safetensors file, atomically."""
         checkpoint.save_model(self, Path(path))
