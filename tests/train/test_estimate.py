@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 
 import mlx.core as mx
@@ -9,7 +10,7 @@ import pytest
 
 from ghost_native.data.batches import ByteBatcher
 from ghost_native.data.corpora import Document
-from ghost_native.models import Ghost, Transformer
+from ghost_native.models import Ghost, Transformer, load_model
 from ghost_native.models.config import GhostConfig
 from ghost_native.train import Trainer
 from ghost_native.train.estimate import estimate
@@ -30,10 +31,13 @@ def measured_peak(config: RunConfig) -> int:
     mx.clear_cache()
     before = mx.get_active_memory()
     model = Ghost(config.model) if isinstance(config.model, GhostConfig) else Transformer(config.model)
-    rows = config.train.micro_batch_size * config.train.grad_accum_steps
+    train = config.train
+    rows = train.micro_batch_size * train.grad_accum_steps
+    teacher = load_model(train.teacher_path) if train.teacher_path else None
+    plain = ByteBatcher(TEXT, train.fact_text, config.data.seq_len, run=1) if train.fact_share else None
     mx.eval(model.parameters())
     mx.reset_peak_memory()
-    for _ in Trainer(model, ByteBatcher(TEXT, rows, config.data.seq_len), config.train).run():
+    for _ in Trainer(model, ByteBatcher(TEXT, rows, config.data.seq_len), train, teacher=teacher, plain=plain).run():
         pass
     return mx.get_peak_memory() - before
 
@@ -59,6 +63,52 @@ def test_memory_is_within_a_fifth_of_the_measured_peak(config):
     assert found.peak_bytes == pytest.approx(measured_peak(config), rel=0.2)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        made(GHOST, fact_share=0.9),
+        made({**GHOST, "dim": 64, "num_layers": 2}, micro_batch_size=1, fact_share=0.9, num_facts=400),
+        made({**GHOST, "dim": 256, "num_layers": 3}, seq_len=64, micro_batch_size=4, fact_share=0.9),
+    ],
+    ids=["as usual", "many facts", "wide"],
+)
+def test_batches_of_facts_count(config):
+    found = estimate(config, peak_flops=1e12)
+    assert found.peak_bytes == pytest.approx(measured_peak(config), rel=0.2)
+    without = estimate(dataclasses.replace(config, train=dataclasses.replace(config.train, fact_share=0.0)),
+                       peak_flops=1e12)  # fmt: skip
+    assert found.peak_bytes > without.peak_bytes
+    tokens = (10 + 4) * config.data.seq_len
+    each = tokens / without.tokens_per_step * without.seconds_per_step
+    assert found.seconds == pytest.approx(without.seconds + 0.9 * 3 * each)
+
+
+SMALL, WIDE = {**GHOST, "dim": 64, "num_layers": 2}, {**GHOST, "dim": 256}
+SMALL_T, WIDE_T = {**TRANSFORMER, "d_model": 64, "n_layers": 2}, {**TRANSFORMER, "d_model": 256}
+
+
+@pytest.mark.parametrize(
+    ("model", "teacher", "accumulated"),
+    [(SMALL, SMALL, 1), (SMALL, WIDE, 2), (WIDE, SMALL, 1), (SMALL_T, WIDE_T, 1), (SMALL_T, WIDE, 1)],
+    ids=["alike", "a wide teacher", "a small teacher", "transformers", "a Ghost for a transformer"],
+)
+def test_a_teacher_is_as_large_as_it_is(tmp_path, model, teacher, accumulated):
+    of_teacher = made(teacher).model
+    path = tmp_path / "teacher.safetensors"
+    large = Ghost(of_teacher) if isinstance(of_teacher, GhostConfig) else Transformer(of_teacher)
+    large.save(path)
+    config = made(model, teacher_path=str(path), grad_accum_steps=accumulated)
+    found, alone = (estimate(c, peak_flops=1e12) for c in (config, made(model, grad_accum_steps=accumulated)))
+    assert found.memory["teacher"] > large.nbytes()
+    assert found.flops_per_token > alone.flops_per_token and found.seconds > alone.seconds
+    assert found.peak_bytes == pytest.approx(measured_peak(config), rel=0.2)
+
+
+def test_a_teacher_that_is_not_there_is_an_error():
+    with pytest.raises(FileNotFoundError, match="no such checkpoint"):
+        estimate(made(GHOST, teacher_path="nowhere"), peak_flops=1e12)
+
+
 def test_parameters_are_the_models():
     config = made(GHOST)
     model = Ghost(config.model)
@@ -82,4 +132,6 @@ def test_what_takes_more_is_said_to():
     assert estimate(made(GHOST, ema_decay=0.9), peak_flops=1e12).memory["average"] == base["weights"]
     assert estimate(made(GHOST, optimizer="muon"), peak_flops=1e12).memory["optimizer"] < base["optimizer"]
     dpo = {**GHOST, "num_specials": 6}
-    assert "reference" in estimate(made(dpo, stage="dpo", checkpoint_path="x"), peak_flops=1e12).memory
+    found = estimate(made(dpo, stage="dpo", checkpoint_path="x"), peak_flops=1e12)
+    assert found.memory["reference"] == found.memory["weights"]
+    assert found.flops_per_token == pytest.approx(4 / 3 * estimate(made(dpo), peak_flops=1e12).flops_per_token)

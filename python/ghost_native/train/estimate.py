@@ -10,10 +10,12 @@ import mlx.core as mx
 
 import ghost_native
 from ghost_native.models.config import GhostConfig
+from ghost_native.models.export import load_model
 from ghost_native.models.ghost import Ghost
 from ghost_native.models.transformer import Transformer
 from ghost_native.models.transformer_config import TransformerConfig
 from ghost_native.train.run_config import RunConfig
+from ghost_native.train.saved import model_file
 
 BYTES = 4  # of a float32
 # Values a token leaves behind for the gradients, relative to a count by hand of what the layers keep: MLX holds some
@@ -23,6 +25,10 @@ _GHOST_KEPT, _TRANSFORMER_KEPT = 1.27, 1.19
 _GHOST_PASSING, _TRANSFORMER_PASSING = 27.0, {"silu": 41.5, "gelu": 25.0}
 _GHOST_LOGITS, _TRANSFORMER_LOGITS = 10.0, 1.9  # arrays of the size of the logits
 _HALF = 0.55  # of all this where the residual stream is half precision
+_TEACHER_LOGITS = 6.0  # likewise, for the divergence from a teacher
+# Of a batch of facts, besides what its tokens leave as text does: values for every byte of a stored key, and a token.
+_FACT_KEYS, _FACT_TOKENS = 560.0, 500.0
+_KEY_WIDTH = 34  # bytes of a stored key, padded
 _PASSING_WEIGHTS = 0.2  # copies of the weights alive for a moment
 _EFFICIENCY = 0.3  # of the machine's peak that a whole step reaches
 
@@ -33,13 +39,14 @@ class Estimate:
 
     Attributes:
         parameters: of the model.
-        flops_per_token: of a training step, forward and backward; an FMA counts 2.
+        flops_per_token: of a training step, forward and backward; an FMA counts 2. A teacher's or reference's forward
+            pass counts too.
         tokens_per_step: in all micro-batches of one process.
         memory: bytes by what for; their sum is the peak of one process.
         checkpoint_bytes: of one checkpoint.
         disk_bytes: of all checkpoints that are kept at once.
-        seconds_per_step, seconds: at about a third of this machine's measured peak, evaluation not counted; seconds is
-            None where the configuration sets them.
+        seconds_per_step, seconds: at about a third of this machine's measured peak, evaluation not counted; the former
+            of a step on text, the latter with steps on facts, None where the configuration sets them.
     """
 
     parameters: int
@@ -57,11 +64,14 @@ class Estimate:
 
 
 def estimate(config: RunConfig, *, peak_flops: float | None = None) -> Estimate:
-    """The estimate for a configuration; no weights are made.
+    """The estimate for a configuration; no weights are made, but those of a teacher are read.
 
     Args:
         config: the run.
         peak_flops: of the machine, per second; measured in a quarter of a second when None.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no model at train.teacher_path.
     """
     train = config.train
     model: Any = Ghost(config.model) if isinstance(config.model, GhostConfig) else Transformer(config.model)
@@ -73,7 +83,7 @@ def estimate(config: RunConfig, *, peak_flops: float | None = None) -> Estimate:
     memory = {
         "weights": weights,
         "optimizer": moments,
-        "activations": activation_bytes(config, tokens),
+        "activations": max(activation_bytes(config, tokens), _fact_bytes(config)),
         "passing": _PASSING_WEIGHTS * weights,
     }
     if train.grad_accum_steps > 1:
@@ -82,23 +92,30 @@ def estimate(config: RunConfig, *, peak_flops: float | None = None) -> Estimate:
         memory["average"] = weights
     if train.stage == "dpo":
         memory["reference"] = weights
-    if train.teacher_path:
-        memory["teacher"] = weights
-    checkpoint = weights + moments + memory.get("average", 0.0)
     flops = flops_per_token(config, model)
+    text_flops = flops
+    if train.stage == "dpo":
+        text_flops += flops / 3  # the reference goes forward only
+    if train.teacher_path:
+        teacher = load_model(model_file(train.teacher_path))
+        memory["teacher"] = teacher.nbytes() + _teacher_bytes(config, teacher.config, tokens)
+        text_flops += flops_per_token(config, teacher) / 3
+    checkpoint = weights + moments + memory.get("average", 0.0)
     step_tokens = tokens * train.grad_accum_steps
     if peak_flops is None:
         peak_flops = _measured_peak(train.precision)
-    per_step = step_tokens * flops / (_EFFICIENCY * peak_flops)
+    per_step = step_tokens * text_flops / (_EFFICIENCY * peak_flops)
+    per_fact_step = _fact_tokens(config) * flops / (_EFFICIENCY * peak_flops)
+    each = (1 - train.fact_mix) * per_step + (train.fact_mix + train.fact_share) * per_fact_step
     return Estimate(
         parameters=parameters,
-        flops_per_token=flops,
+        flops_per_token=text_flops,
         tokens_per_step=step_tokens,
         memory=memory,
         checkpoint_bytes=checkpoint,
         disk_bytes=checkpoint * (train.ckpt_keep + 2) + weights,  # the best one, and one being written
         seconds_per_step=per_step,
-        seconds=None if train.total_steps is None else per_step * train.total_steps * (1 + train.fact_share),
+        seconds=None if train.total_steps is None else each * train.total_steps,
     )
 
 
@@ -108,19 +125,53 @@ def activation_bytes(config: RunConfig, tokens: int) -> float:
     width = model.dim if isinstance(model, GhostConfig) else model.d_model
     layers = model.num_layers if isinstance(model, GhostConfig) else model.n_layers
     vocab = 256 if isinstance(model, GhostConfig) else model.vocab_size
-    kept, passing, logits = (
-        (_GHOST_KEPT, _GHOST_PASSING, _GHOST_LOGITS)
-        if isinstance(model, GhostConfig)
-        else (_TRANSFORMER_KEPT, _TRANSFORMER_PASSING[model.ffn_activation], _TRANSFORMER_LOGITS)
+    kept, logits = (
+        (_GHOST_KEPT, _GHOST_LOGITS) if isinstance(model, GhostConfig) else (_TRANSFORMER_KEPT, _TRANSFORMER_LOGITS)
     )
     layer = kept * (_ghost_layer(model) if isinstance(model, GhostConfig) else _transformer_layer(model))
     inside = layers * layer
     if train.gradient_checkpointing:
         inside = layers * 2 * width + layer  # inputs of all, the rest of one
-    values = tokens * (inside + passing * width + logits * vocab)
+    values = tokens * (inside + _passing(model) + logits * vocab)
     on_gpu = mx.default_device() != mx.Device(mx.cpu)
     half = train.precision == "float16" or (train.precision == "bfloat16" and on_gpu)
     return BYTES * values * (_HALF if half else 1.0)
+
+
+def _fact_tokens(config: RunConfig) -> int:
+    """Of a batch of facts with the text beside them, in one process; 0 where no facts are trained."""
+    train = config.train
+    used = train.fact_share or train.fact_mix
+    return (train.fact_batch + train.fact_text) * config.data.seq_len if used else 0
+
+
+def _fact_bytes(config: RunConfig) -> float:
+    """Bytes that a batch of facts holds at once, beside the weights; such a batch is not accumulated."""
+    tokens = _fact_tokens(config)
+    if not tokens:
+        return 0.0
+    rows = 1 << config.train.num_facts.bit_length()  # with the null fact, rounded up to a power of two
+    return activation_bytes(config, tokens) + BYTES * (_FACT_KEYS * rows * _KEY_WIDTH + _FACT_TOKENS * tokens)
+
+
+def _teacher_bytes(config: RunConfig, teacher: GhostConfig | TransformerConfig, tokens: int) -> float:
+    """Bytes that a teacher adds besides its weights: its forward pass or the divergence, and a state it carries."""
+    own, its = (_passing(model) for model in (config.model, teacher))
+    vocab = 256 if isinstance(teacher, GhostConfig) else teacher.vocab_size
+    held = BYTES * tokens * max(_TEACHER_LOGITS * vocab, its - own)
+    carries = config.model_type == "ghost" and config.train.stage == "pretrain"
+    if carries and isinstance(teacher, TransformerConfig):
+        length = min(teacher.max_seq_len, config.train.reset_every * config.data.seq_len)
+        streams = config.train.micro_batch_size * config.train.grad_accum_steps
+        held += BYTES * streams * length * 2 * teacher.n_layers * teacher.d_model
+    return held
+
+
+def _passing(model: GhostConfig | TransformerConfig) -> float:
+    """Values of a token that are held for a moment only."""
+    if isinstance(model, GhostConfig):
+        return _GHOST_PASSING * model.dim
+    return _TRANSFORMER_PASSING[model.ffn_activation] * model.d_model
 
 
 def _ghost_layer(config: GhostConfig) -> float:
@@ -139,19 +190,21 @@ def _transformer_layer(config: TransformerConfig) -> float:
 
 
 def flops_per_token(config: RunConfig, model: Any) -> float:
-    """Of a step: six for every weight that is multiplied, and what attention and scan add."""
-    matrices: int = sum(w.size for name, w in model.weights().items() if w.ndim == 2 and _multiplies(name, config))
-    if isinstance(config.model, GhostConfig):
-        scan = 10.0 * config.model.num_layers * config.model.expand * config.model.dim * config.model.dstate
+    """Of a model's training step: six for every weight that is multiplied, and what attention and scan add."""
+    sizes: GhostConfig | TransformerConfig = model.config
+    matrices: int = sum(w.size for name, w in model.weights().items() if w.ndim == 2 and _multiplies(name, sizes))
+    matrices += sum(layer.num_weights for _, layer in model.codebook_layers() if layer.is_packed)
+    if isinstance(sizes, GhostConfig):
+        scan = 10.0 * sizes.num_layers * sizes.expand * sizes.dim * sizes.dstate
         return 6.0 * matrices + 3 * scan
-    attention = 12.0 * config.model.n_layers * config.model.d_model * config.data.seq_len / 2
+    attention = 12.0 * sizes.n_layers * sizes.d_model * config.data.seq_len / 2
     return 6.0 * matrices + attention
 
 
-def _multiplies(name: str, config: RunConfig) -> bool:
-    if name.endswith(("codebook", "conv_weight", "A_log")) or name.startswith("memory."):
+def _multiplies(name: str, model: GhostConfig | TransformerConfig) -> bool:
+    if name.endswith(("codebook", "codes", "conv_weight", "A_log")) or name.startswith("memory."):
         return False
-    tied = isinstance(config.model, TransformerConfig) and config.model.tie_embeddings
+    tied = isinstance(model, TransformerConfig) and model.tie_embeddings
     return tied or "embedding" not in name
 
 
