@@ -13,7 +13,7 @@ import pytest
 
 from ghost_native.data import ByteTokenizer, SentencePieceTokenizer, ShardWriter, read_documents
 from ghost_native.data.batch import PreferenceBatch
-from ghost_native.models import Ghost, Transformer
+from ghost_native.models import Ghost, Transformer, TransformerConfig
 from ghost_native.train import evaluate
 from ghost_native.train.assemble import build_data, build_model, build_run, build_tokenizer
 from ghost_native.train.run_config import RunConfig
@@ -233,3 +233,13 @@ def test_held_out_text_is_scored_in_contexts_as_long_as_those_trained_on(tmp_pat
             shorter = config(tmp_path, model, {**data, "seq_len": 16}, checkpoint_path=first)
             assert build_model(longer).context == 64 and build_model(shorter).context == 32
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+
+
+def test_a_teacher_must_predict_the_same_tokens(tmp_path, texts):
+    path = tmp_path / "teacher.safetensors"
+    Transformer(TransformerConfig(vocab_size=256, n_layers=1, d_model=32, n_heads=2)).save(path)
+    data = {"paths": [str(texts)]}
+    run, _ = build_run(config(tmp_path, {**GHOST, "num_specials": 0}, data, teacher_path=str(path)))
+    assert run.trainer.teacher is not None and not run.trainer.teacher.training
+    with pytest.raises(ValueError, match="predicts other tokens than the model, given 256 of them, allowed: 262"):
+        build_run(config(tmp_path, TRANSFORMER, data, teacher_path=str(path)))

@@ -66,6 +66,25 @@ def _difference(model: Ghost | Transformer, config: RunConfig) -> str:
     return f"given model.{name} = {given[name]!r}, allowed: {wanted[name]!r}."
 
 
+def build_teacher(config: RunConfig) -> Ghost | Transformer | None:
+    """The model at ``train.teacher_path``, None where none is named.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such model, or it predicts other tokens.
+    """
+    path = config.train.teacher_path
+    if path is None:
+        return None
+    teacher = load_model(model_file(path))
+    given, wanted = (256 if isinstance(c, GhostConfig) else c.vocab_size for c in (teacher.config, config.model))
+    if given != wanted:
+        raise ValueError(
+            f"[build_teacher] {path} predicts other tokens than the model, given {given} of them, allowed: {wanted}."
+        )
+    teacher.eval()
+    return teacher
+
+
 def build_tokenizer(config: RunConfig) -> Tokenizer:
     """Bytes, or the SentencePiece model at ``train.tokenizer_path``, checked against the model's vocabulary.
 
@@ -93,7 +112,7 @@ def build_run(config: RunConfig, *, ranks: Ranks = ALONE, watcher: Watcher | Non
     train = config.train
     model, tokenizer = build_model(config), build_tokenizer(config)
     data = build_data(config, tokenizer, ranks)
-    teacher = load_model(model_file(train.teacher_path)) if train.teacher_path else None
+    teacher = build_teacher(config)
     trainer = Trainer(model, data.source, train, teacher=teacher, plain=data.plain, ranks=ranks)
     run = Run(
         trainer,
