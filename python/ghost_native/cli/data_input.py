@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
 
 from ghost_native.cli import terminal
+from ghost_native.cli.bar import Barred
 from ghost_native.cli.parser import Arguments, Parser, number
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Documents:
         return "\n".join([*(message.content for message in pair.prompt), pair.chosen, pair.rejected])
 
 
-class Work:
+class Work(Barred):
     """A progress bar on a terminal; elsewhere a line every ten seconds.
 
     `with Work("counting") as work: work.show(share, "12 documents")`
@@ -123,29 +123,11 @@ class Work:
         self.what, self.begin = what, time.perf_counter()
         self._next = self.begin + _LINE_SECONDS
         self._shown = 0.0
-        self._bar: Progress | None = None
-        console = terminal.err()
-        if console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(),
-                TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(), console=console, transient=True,
-            )  # fmt: skip
-            self._task = self._bar.add_task(what, total=None, numbers="")
+        super().__init__(terminal.err(), what, TimeRemainingColumn(), transient=True)
 
     @property
     def seconds(self) -> float:
         return max(1e-9, time.perf_counter() - self.begin)
-
-    def __enter__(self) -> Work:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def due(self) -> bool:
         """Whether to work out what to show; a few times a second."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn
+from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
 from ghost_native.cli import terminal
+from ghost_native.cli.bar import Barred
 from ghost_native.train.run import Watcher
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class _Left(ProgressColumn):
         return Text("" if math.isinf(left) else f"{int(left) // 60}:{int(left) % 60:02} left", "dim")
 
 
-class Display(Watcher):
+class Display(Barred, Watcher):
     """Shows a run.
 
     Args:
@@ -46,29 +46,10 @@ class Display(Watcher):
         self._loss: dict[Phase, float] = {"facts": math.nan, "text": math.nan}
         self._phase: Phase = "facts"
         self._next_line = 0.0
-        self._bar: Progress | None = None
-        if self.console.is_terminal and not quiet:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24 if self.console.width >= 100 else 10),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[numbers]}"),
-                _Left(),
-                console=self.console,
-                refresh_per_second=4,
-            )
-            self._task = self._bar.add_task("starting", total=1.0, numbers="", left=math.inf)
-
-    def __enter__(self) -> Display:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        wide = self.console.width >= 100
+        super().__init__(
+            self.console, "starting", _Left(), wanted=not quiet, width=24 if wide else 10, total=1.0, left=math.inf
+        )
 
     def started(self, step: int) -> None:
         if step and not self.quiet:
