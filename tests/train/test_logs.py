@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from ghost_native.train.logs import METRICS_FILE, TENSORBOARD_FOLDER, RunLog, read_metrics
+from ghost_native.train.logs import METRICS_FILE, SUMMARY_FILE, TENSORBOARD_FOLDER, RunLog, read_metrics
 
 
 def test_lines_come_back(tmp_path):
@@ -36,6 +36,23 @@ def test_a_resumed_run_drops_what_was_logged_after_its_checkpoint(tmp_path):
     log.record("train", {"step": 4, "loss": 40.0})
     log.close()
     assert [line["loss"] for line in read_metrics(tmp_path)] == [1.0, 2.0, 3.0, 40.0]
+
+
+def test_a_new_run_leaves_nothing_of_an_earlier_one(tmp_path):
+    pytest.importorskip("tensorboardX", reason="events come with the train extra")
+    old = RunLog(tmp_path, tensorboard=True)
+    old.record("train", {"step": 1, "loss": 1.0})
+    old.summary({"steps": 1})
+    old.close()
+    events = set((tmp_path / TENSORBOARD_FOLDER).iterdir())
+    resumed = RunLog(tmp_path, step=1)
+    resumed.close()
+    assert set((tmp_path / TENSORBOARD_FOLDER).iterdir()) == events and read_metrics(tmp_path)
+    assert not (tmp_path / SUMMARY_FILE).exists(), "of an end that is no end any more"
+    (tmp_path / "notes.txt").write_text("of somebody else")
+    RunLog(tmp_path).close()
+    assert not read_metrics(tmp_path) and not events & set((tmp_path / TENSORBOARD_FOLDER).iterdir())
+    assert (tmp_path / "notes.txt").exists()
 
 
 def test_broken_files_are_named(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +13,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from ghost_native.train.checkpoint import CheckpointFolder
+from ghost_native.train.folder_lock import LOCK_FILE, FolderLock
+from ghost_native.train.ranks import _differences, digest
 from tests.tolerances import nrmse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,19 +24,24 @@ LAUNCH = Path(sys.executable).with_name("mlx.launch")
 pytestmark = pytest.mark.skipif(not LAUNCH.exists(), reason="mlx.launch is not beside this Python")
 
 
-def run(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "tests.train.rank_program", *map(str, arguments)]
+def run(processes: int, folder: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    folder.mkdir(exist_ok=True)
+    program = [sys.executable, "-m", "tests.train.rank_program", str(folder), json.dumps(options)]
     launch = [str(LAUNCH), "-n", str(processes), "--backend", "ring", "--"] if processes > 1 else []
     return subprocess.run(launch + program, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stdout + done.stderr
 
 
 def test_two_ranks_equal_one_with_the_double_batch(tmp_path):
     found = []
     for processes in (1, 2):
-        path = tmp_path / f"{processes}.npz"
-        done = run(processes, path)
-        assert f"rank 0 of {processes} done" in done.stdout, done.stdout + done.stderr
-        found.append(dict(mx.load(str(path))))
+        folder = tmp_path / str(processes)
+        done = run(processes, folder)
+        assert f"rank 0 of {processes} done" in done.stdout, said(done)
+        found.append(dict(mx.load(str(folder / "end.npz"))))
     one, two = found
     assert nrmse(np.array(two.pop("losses")), np.array(one.pop("losses"))) < 1e-5
     # AdamW divides a gradient by its own size, so tiny ones turn rounding into steps; all weights together tell.
@@ -39,8 +50,65 @@ def test_two_ranks_equal_one_with_the_double_batch(tmp_path):
     assert np.linalg.norm(np.concatenate(apart)) < 1e-3 * np.linalg.norm(np.concatenate(size))
 
 
-def test_a_lost_process_ends_the_other_with_a_clear_error(tmp_path):
-    done = run(2, tmp_path / "never.npz", 2)
-    assert "another process of this run has ended" in done.stdout + done.stderr, done.stdout + done.stderr
+def test_a_lost_process_ends_the_other_with_a_clear_error_and_a_usable_checkpoint(tmp_path):
+    done = run(2, tmp_path, die_after=3)
+    assert "another process of this run has ended" in said(done), said(done)
+    assert "done" not in done.stdout and not (tmp_path / "end.npz").exists()
+    snapshot, damaged = CheckpointFolder(tmp_path).newest()
+    assert snapshot is not None and snapshot.step >= 2 and not damaged
+    done = run(2, tmp_path, resume=True)
+    assert f"rank 0 of 2 done from {snapshot.step}" in done.stdout, said(done)
+    assert CheckpointFolder(tmp_path).steps()[-1] == 5
+
+
+@pytest.mark.parametrize(
+    ("second", "named"),
+    [
+        (
+            {"lr": 0.1, "seed": 2},
+            r"train.lr \(given 0.1, process 0 has 0.005\), train.seed \(given 2, process 0 has 1\);",
+        ),
+        ({"data_seed": 2}, "it differs in data;"),
+        ({"shift": 1e-6}, "it differs in weights;"),
+    ],
+    ids=["configuration", "data", "weights"],
+)
+def test_processes_that_differ_do_not_begin(tmp_path, second, named):
+    done = run(2, tmp_path, second=second)
+    assert re.search(rf"process 1 does not begin as process 0 does, .*{named}", said(done)), said(done)
+    assert "done" not in done.stdout and [path.name for path in tmp_path.iterdir()] == [LOCK_FILE]
+
+
+def test_processes_that_resume_from_different_checkpoints_do_not_go_on(tmp_path):
+    folders = tmp_path / "a", tmp_path / "b"
+    for folder, lr in zip(folders, (5e-3, 6e-3), strict=True):
+        assert "done" in run(2, folder, lr=lr, ckpt_interval=3).stdout
+    done = run(2, folders[0], resume=True, total_steps=9, second={"save_dir": str(folders[1])})
+    assert re.search("it differs in weights, state of the optimizer;", said(done)), said(done)
+    assert CheckpointFolder(folders[0]).steps() == [3, 5]
+
+
+def test_a_busy_folder_ends_all_processes(tmp_path):
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    done = run(2, tmp_path)
+    assert said(done).count(f"is being trained into by process {os.getpid()} on") >= 1, said(done)
     assert "done" not in done.stdout
-    assert not list(tmp_path.iterdir())
+    lock.release()
+
+
+def test_differences_are_told_where_they_are_short():
+    assert digest({"a": mx.array(1.0)}) == digest({"a": mx.array(1.0)})
+    trees = (
+        {"a": mx.array(1.0)},
+        {"a": mx.array([1.0])},
+        {"b": mx.array(1.0)},
+        {"a": mx.array(-1.0)},
+        {"a": 1.0},
+        None,
+    )
+    assert len({digest(tree) for tree in trees}) == len(trees)
+    first = {f"key{i}": "1" for i in range(9)}
+    text = _differences(list(first), first, {"key0": "2"})
+    assert text.startswith("key0 (given 2, process 0 has 1), key1 (given nothing, process 0 has 1), ")
+    assert text.endswith("and 3 more")

@@ -104,11 +104,16 @@ def test_going_back_further_drops_what_came_later(tmp_path):
     run.train()
     again, _ = make(tmp_path, ckpt_keep=9)
     assert again.resume(6) == 6
-    assert again.checkpoints.steps() == [3, 4, 6] and again.checkpoints.best().step == 4
+    assert again.checkpoints.steps() == [3, 4, 6, 8, 9, 10], "nothing is lost before the run goes on"
+    assert again.checkpoints.best_until(6).step == 4
+    summary = again.train(stop=lambda: again.trainer.step >= 7)
+    assert again.checkpoints.steps() == [3, 4, 6, summary.steps] and again.checkpoints.best().step == 4
+    again, _ = make(tmp_path, ckpt_keep=9)
+    again.resume()
     again.train()
     assert same_weights(run.trainer.model, again.trainer.model)
-    with pytest.raises(FileNotFoundError, match="no checkpoint of step 7"):
-        make(tmp_path)[0].resume(7)
+    with pytest.raises(FileNotFoundError, match="no checkpoint of step 5"):
+        make(tmp_path)[0].resume(5)
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path):

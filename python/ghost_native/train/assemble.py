@@ -121,6 +121,7 @@ def build_run(config: RunConfig, *, ranks: Ranks = ALONE, watcher: Watcher | Non
         sample=_sampler(config, model, tokenizer),
         byte_level=tokenizer.kind != "sentencepiece",
         watcher=watcher,
+        description=config.to_yaml(),
     )
     return run, data
 

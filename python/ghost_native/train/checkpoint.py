@@ -124,13 +124,21 @@ class CheckpointFolder:
             self._rotate()
         return path
 
+    def best_until(self, step: int) -> Best | None:
+        """The best of the checkpoints that are there up to `step`."""
+        found = [(score, each) for each in self.steps() if each <= step and (score := self._score_of(each)) is not None]
+        if not found:
+            return None
+        score, each = min(found)
+        return Best(each, score)
+
     def _record_best(self) -> None:
         """Note the best of the checkpoints that are there."""
-        scores = [(score, step) for step in self.steps() if (score := self._score_of(step)) is not None]
-        if scores:
-            score, step = min(scores)
+        steps = self.steps()
+        best = self.best_until(steps[-1]) if steps else None
+        if best is not None:
             with atomic_file(self.folder / BEST_FILE) as temporary:
-                temporary.write_text(json.dumps({"step": step, "score": score}))
+                temporary.write_text(json.dumps({"step": best.step, "score": best.score}))
         else:
             (self.folder / BEST_FILE).unlink(missing_ok=True)
 

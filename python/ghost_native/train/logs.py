@@ -11,6 +11,7 @@ from typing import Any
 from ghost_native.models.atomic import atomic_file
 
 METRICS_FILE, SUMMARY_FILE, TENSORBOARD_FOLDER = "metrics.jsonl", "final_training_summary.json", "tensorboard"
+_EVENTS = "events.out.tfevents.*"
 
 Metrics = Mapping[str, float | int | str | None]
 
@@ -23,7 +24,8 @@ class RunLog:
 
     Args:
         folder: where the logs are; made if missing.
-        step: the run goes on from this step; what an earlier process logged after it is dropped.
+        step: the run goes on from this step; what an earlier process logged after it is dropped. 0 for a new run, which
+            leaves nothing of what an earlier run logged there.
         tensorboard: write event files too.
 
     Raises:
@@ -33,9 +35,15 @@ class RunLog:
     def __init__(self, folder: str | Path, *, step: int = 0, tensorboard: bool = False) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / SUMMARY_FILE).unlink(missing_ok=True)  # of an earlier end of the run
+        if step == 0:
+            for events in (self.folder / TENSORBOARD_FOLDER).glob(_EVENTS):
+                events.unlink(missing_ok=True)
         self._writer: Any = _event_writer(self.folder / TENSORBOARD_FOLDER, step) if tensorboard else None
         path = self.folder / METRICS_FILE
-        if path.exists():
+        if step == 0:
+            path.unlink(missing_ok=True)
+        elif path.exists():
             _keep_until(path, step)
         self._file = path.open("a", encoding="utf-8")
 

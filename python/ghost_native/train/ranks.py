@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx import nn
+from mlx.utils import tree_flatten
 
 EXIT_PEER_LOST = 75  # "try again later" of sysexits.h
 PEER_LOST = (
     "another process of this run has ended, so this one ends too; go on from the last checkpoint with --resume auto"
 )
+
+_DIGEST = "sha256:"
+_NAMED = 6  # differences that an error tells
 
 
 class Ranks:
@@ -61,6 +68,35 @@ class Ranks:
         said = mx.distributed.all_sum(mx.array(value if self.first else 0, mx.int32), group=self._group)
         return int(np.array(said))
 
+    def gather(self, text: str) -> list[str]:
+        """What every process says, in their order; each must call this at the same point."""
+        if self._group is None:
+            return [text]
+        said = np.frombuffer(text.encode(), np.uint8)
+        sizes = np.array(mx.distributed.all_gather(mx.array([said.size], mx.int32), group=self._group)).tolist()
+        longest = max(1, *sizes)
+        padded = mx.array(np.pad(said, (0, longest - said.size)))
+        found = np.array(mx.distributed.all_gather(padded, group=self._group)).reshape(self.size, longest)
+        return [row[:size].tobytes().decode() for row, size in zip(found, sizes, strict=True)]
+
+    def compare(self, traits: Mapping[str, str]) -> None:
+        """Make sure that all processes say the same of themselves; each must call this at the same point.
+
+        Raises:
+            ValueError: some process differs, with what differs and, where it is short, how.
+        """
+        if self._group is None:
+            return
+        first, *others = (json.loads(said) for said in self.gather(json.dumps(dict(traits))))
+        for rank, other in enumerate(others, 1):
+            names = [name for name in {**first, **other} if first.get(name) != other.get(name)]
+            if names:
+                raise ValueError(
+                    f"[Ranks] process {rank} does not begin as process 0 does, it differs in "
+                    f"{_differences(names, first, other)}; allowed: the same configuration, data and checkpoint for "
+                    "all processes."
+                )
+
     def end_with_a_lost_peer(self) -> None:
         """Let SIGTERM, which the launcher sends when another process has died, end this one with a word on it.
 
@@ -81,6 +117,29 @@ class Ranks:
                     os._exit(EXIT_PEER_LOST)
 
         threading.Thread(target=wait, daemon=True).start()
+
+
+def digest(tree: Any) -> str:
+    """A fingerprint of a tree of arrays and plain values, bit for bit."""
+    found = hashlib.sha256()
+    leaves: list[tuple[str, Any]] = tree_flatten(tree)  # type: ignore[assignment]
+    for name, leaf in leaves:
+        if isinstance(leaf, mx.array):
+            found.update(f"{name} {leaf.shape} {leaf.dtype} ".encode())
+            found.update(np.array(leaf.flatten().view(mx.uint8)).tobytes())
+        else:
+            found.update(f"{name} {leaf!r} ".encode())
+    return _DIGEST + found.hexdigest()
+
+
+def _differences(names: Sequence[str], first: Mapping[str, str], other: Mapping[str, str]) -> str:
+    said = []
+    for name in names[:_NAMED]:
+        values = [values.get(name, "nothing") for values in (other, first)]
+        told = not any(value.startswith(_DIGEST) for value in values)
+        said.append(f"{name} (given {values[0]}, process 0 has {values[1]})" if told else name)
+    more = len(names) - len(said)
+    return ", ".join(said) + (f" and {more} more" if more > 0 else "")
 
 
 ALONE = Ranks()

@@ -13,13 +13,15 @@ from typing import Any
 
 import mlx.core as mx
 
+from ghost_native.models.atomic import atomic_file
 from ghost_native.train.checkpoint import MODEL_FILE, CheckpointFolder, Snapshot
+from ghost_native.train.folder_lock import FolderBusyError, FolderLock
 from ghost_native.train.logs import RunLog
 from ghost_native.train.memory import MemoryMonitor
 from ghost_native.train.run_config.train_section import TrainSection
 from ghost_native.train.trainer import StepReport, Trainer
 
-LOGS_FOLDER = "logs"
+LOGS_FOLDER, CONFIG_FILE = "logs", "config.yaml"
 
 
 class Watcher:
@@ -56,7 +58,8 @@ class Summary:
         bpb, best_bpb, best_step: held-out bits per byte at the last score and at the best; None without scores.
         peak_memory_bytes: most that MLX held at once, in this process.
         interrupted: stopped before its end.
-        model_path, checkpoint_path: what was saved; None in processes that do not write.
+        model_path, checkpoint_path: what was saved; None in processes that do not write, and where the run was stopped
+            before its first step in the folder of an earlier one, which is then as it was.
     """
 
     steps: int
@@ -83,6 +86,10 @@ class Run:
         sample: the continuation of a prompt; None for no samples.
         byte_level: tokens are bytes, so that bits per token are bits per byte.
         watcher: told what happens.
+        description: the whole configuration in words, kept in the run's folder; None for none.
+
+    What an earlier run left in the folder, or this one after the checkpoint it goes on from, stays until the first step
+    has been computed: a run that cannot start costs nothing.
     """
 
     def __init__(
@@ -94,20 +101,51 @@ class Run:
         sample: Callable[[str], str] | None = None,
         byte_level: bool = True,
         watcher: Watcher | None = None,
+        description: str | None = None,
     ) -> None:
         self.trainer, self.config = trainer, config
-        self.score, self.sample, self.byte_level = score, sample, byte_level
+        self.score, self.sample, self.byte_level, self.description = score, sample, byte_level, description
         self.watcher = watcher or Watcher()
         self.folder = Path(config.save_dir)
         self.logs = Path(config.log_path) if config.log_path else self.folder / LOGS_FOLDER
         self.checkpoints = CheckpointFolder(self.folder, config.ckpt_keep)
+        self._lock = FolderLock(self.folder)
         self._writes = trainer.ranks.first
         self._last_score: tuple[int, float] | None = None  # step and bits per byte
         self._best_score = math.inf
         self._saved_at = -1
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """`with run.locked():` no other process writes to the folder. `train` sees to it itself.
+
+        Raises:
+            FolderBusyError: another process trains into it; raised in all processes of this run.
+        """
+        if self._lock.held:
+            yield
+            return
+        problem = self._take_lock() if self._writes else ""
+        problem = self.trainer.ranks.gather(problem)[0]
+        if problem:
+            raise FolderBusyError(problem)
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _take_lock(self) -> str:
+        try:
+            if not self._lock.acquire():
+                self.watcher.warned(f"the file system of {self.folder} has no locks; let no other run write there")
+        except FolderBusyError as error:
+            return str(error)
+        return ""
+
     def resume(self, step: int | None = None) -> int:
         """Go back to a checkpoint: of `step`, or the newest that is undamaged. The step, 0 when there is none.
+
+        Checkpoints of later steps are removed when the run goes on.
 
         Raises:
             FileNotFoundError: there is no checkpoint of `step`.
@@ -134,45 +172,74 @@ class Run:
             raise ValueError(f"[Run.resume] {path} is of another model: {error}.") from error
         self.trainer.restore(snapshot.tree)
         mx.eval(self.trainer.model.parameters())
-        ranks.first_says(0)  # nothing is removed while another process may be reading
-        if self._writes:
-            self.checkpoints.drop_after(snapshot.step)
         self._saved_at = snapshot.step
         if snapshot.score is not None:
             self._last_score = snapshot.step, snapshot.score
-        best = self.checkpoints.best()
+        best = self.checkpoints.best_until(snapshot.step)
         self._best_score = best.score if best else math.inf
         return snapshot.step
 
-    def train(self, stop: Callable[[], bool] = lambda: False) -> Summary:
+    def train(self, stop: Callable[[], bool] = lambda: False, *, overwrite: bool = False) -> Summary:
         """To the end of the schedule, or until `stop` returns True; saves where it ends.
 
+        Args:
+            stop: asked before every step.
+            overwrite: replace the run that the folder holds, as soon as a first step has been computed.
+
         Raises:
+            FileExistsError: the folder holds a run that this one neither goes on with nor replaces.
+            FolderBusyError: another process trains into the folder.
+            ValueError: the processes of the run differ in configuration, data or checkpoint.
             OSError: the model or last checkpoint could not be written. Checkpoints on the way only warn.
         """
+        with self.locked():
+            if self._spares() and not overwrite:
+                raise FileExistsError(
+                    f"[Run.train] {self.folder} holds a run of {self.checkpoints.steps()[-1]} steps; resume it, "
+                    "overwrite it, or give another train.save_dir."
+                )
+            return self._train(stop)
+
+    def _train(self, stop: Callable[[], bool]) -> Summary:
         trainer, config = self.trainer, self.config
-        if self._writes:
-            self.checkpoints.clean()
-            (self.folder / MODEL_FILE).unlink(missing_ok=True)  # of an earlier end of the run, older than what comes
-        log = RunLog(self.logs, step=trainer.step, tensorboard=self._tensorboard()) if self._writes else None
         self.watcher.started(trainer.step)
         monitor = MemoryMonitor()
+        log: RunLog | None = None
         report: StepReport | None = None
-        logged = (time.perf_counter(), trainer.tokens, trainer.step)
+        begun = trainer.step
+        logged = (time.perf_counter(), trainer.tokens, begun)
         try:
             for report in trainer.run(stop=stop, pause=self._due):
                 self.watcher.stepped(report)
-                if log is None:
+                if not self._writes:
                     continue
+                log = log or self._open(begun)
                 if report.step % config.log_interval == 0 or report.step == 1:
                     logged = self._log(log, report, monitor, logged)
                 begin = time.perf_counter()
                 if self._beside(log, report):
                     logged = (logged[0] + time.perf_counter() - begin, *logged[1:])  # not time of training
+            if self._writes and log is None and not self._spares():
+                log = self._open(begun)
             return self._end(log, report, stopped=stop())
         finally:
             if log is not None:
                 log.close()
+
+    def _spares(self) -> bool:
+        """Whether the folder holds a run that this one does not go on with."""
+        return self._saved_at < 0 and bool(self.checkpoints.steps())
+
+    def _open(self, step: int) -> RunLog:
+        """Make the folder this run's, which goes on from `step`: nothing stays of what it replaces."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.checkpoints.clean()
+        self.checkpoints.drop_after(self._saved_at)
+        (self.folder / MODEL_FILE).unlink(missing_ok=True)  # of an earlier end of the run, older than what comes
+        if self.description is not None:
+            with atomic_file(self.folder / CONFIG_FILE) as temporary:
+                temporary.write_text(self.description, encoding="utf-8")
+        return RunLog(self.logs, step=step, tensorboard=self._tensorboard())
 
     # -- what happens at a step ---------------------------------------------------------------------------------------
 

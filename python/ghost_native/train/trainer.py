@@ -31,6 +31,7 @@ from ghost_native.train.optimizer import Optimizer
 from ghost_native.train.ranks import ALONE, Ranks
 from ghost_native.train.run_config.train_section import WARMUP, TrainSection
 from ghost_native.train.schedule import learning_rate
+from ghost_native.train.traits import traits
 
 Phase = Literal["facts", "text"]
 Arrays = dict[str, mx.array]
@@ -270,13 +271,19 @@ class Trainer:
         """Train to the end of the schedule, reporting every step once it is known to be done.
 
         While a report is looked at, the next step is being computed already, so the model may be ahead of it by one.
-        Ending the iteration early, by break or an exception, leaves a usable model.
+        Ending the iteration early, by break or an exception, leaves a usable model. Before the first step all processes
+        make sure that they begin alike.
 
         Args:
             stop: asked before every step; True ends the run, on all processes after the same step.
             pause: asked with the number of a step; True keeps the next step from beginning until its report has been
                 looked at, so that model and :meth:`state` are exactly those after it.
+
+        Raises:
+            ValueError: another process has another configuration, other data or another checkpoint.
         """
+        if self.ranks.size > 1:
+            self.ranks.compare(traits(self))
         models = [self.model] if self.reference is None else [self.model, self.reference]
         precisions = [_Precision(model, self.config.precision) for model in models]
         self.model.set_gradient_checkpointing(self.config.gradient_checkpointing)

@@ -1,0 +1,134 @@
+"""The folder of a run: one writer at a time, and an earlier run is replaced by one that works."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ghost_native.train.checkpoint import CheckpointFolder
+from ghost_native.train.folder_lock import LOCK_FILE, FolderBusyError, FolderLock
+from ghost_native.train.logs import read_metrics
+from tests.train.test_run import PROGRAM, ROOT, make
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but the lock's."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != LOCK_FILE)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that trains into the folder."""
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert next(line for line in process.stdout if line.startswith("saved"))
+        yield process
+        process.kill()
+
+
+def test_a_second_process_is_told_who_trains_there(tmp_path, other):
+    run, _ = make(tmp_path)
+    with pytest.raises(FolderBusyError, match=rf"is being trained into by process {other.pid} on .*; wait for it"):
+        run.train(overwrite=True)
+    assert other.poll() is None and CheckpointFolder(tmp_path).newest()[0] is not None
+    assert read_metrics(tmp_path), "reading needs no lock"
+
+
+def test_a_killed_process_leaves_no_lock_behind(tmp_path, other):
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == other.pid
+    run, _ = make(tmp_path, score=False, ckpt_interval=1, total_steps=1_000_000)
+    begun = run.resume()
+    assert begun > 0 and run.train(stop=lambda: True).steps == begun
+    assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
+
+
+def test_a_lock_is_given_back(tmp_path):
+    run, _ = make(tmp_path)
+    with run.locked():
+        with run.locked(), pytest.raises(FolderBusyError, match=f"process {os.getpid()} on"):
+            FolderLock(tmp_path).acquire()
+        with pytest.raises(FolderBusyError):
+            make(tmp_path)[0].train()
+    lock = FolderLock(tmp_path)
+    assert lock.acquire() and lock.held
+    lock.release()
+    lock.release()
+    run.train()
+
+
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("ghost_native.train.folder_lock.fcntl.flock", none)
+    run, diary = make(tmp_path)
+    assert run.train().steps == 10
+    assert any(line[0] == "warned" and "has no locks" in line[1] for line in diary.lines)
+
+
+def test_a_run_is_not_replaced_unasked(tmp_path):
+    make(tmp_path)[0].train()
+    before = contents(tmp_path)
+    with pytest.raises(FileExistsError, match=r"holds a run of 10 steps; resume it, overwrite it, or give another"):
+        make(tmp_path)[0].train()
+    assert contents(tmp_path) == before
+
+
+class NoData:
+    """A source that cannot be read."""
+
+    batch, seqlen, run, epoch = 4, 32, 8, 0.0
+
+    def state(self):
+        return {}
+
+    def __next__(self):
+        raise OSError("the data are gone")
+
+
+@pytest.mark.parametrize("failure", ["data", "loss", "stop"])
+def test_a_run_that_cannot_start_replaces_nothing(tmp_path, failure):
+    make(tmp_path)[0].train()
+    before = contents(tmp_path)
+    run, _ = make(tmp_path)
+    if failure == "stop":
+        summary = run.train(stop=lambda: True, overwrite=True)
+        assert (summary.steps, summary.model_path, summary.checkpoint_path) == (0, None, None)
+    elif failure == "loss":
+        run.trainer.model.head.weight *= math.nan
+        with pytest.raises(FloatingPointError, match="not finite at step 1"):
+            run.train(overwrite=True)
+    else:
+        run.trainer.source = NoData()
+        with pytest.raises(OSError, match="the data are gone"):
+            run.train(overwrite=True)
+    assert contents(tmp_path) == before
+
+
+def test_an_overwritten_run_leaves_nothing_behind(tmp_path):
+    make(tmp_path / "old", ckpt_keep=9, sample_interval=2, sample_prompts=("x",))[0].train()
+    before = contents(tmp_path / "old")
+    run, _ = make(tmp_path / "old", ckpt_keep=9, ema_decay=0.5, total_steps=5, ckpt_interval=5, eval_interval=0)
+    run.train(overwrite=True)
+    fresh, _ = make(tmp_path / "new", ckpt_keep=9, ema_decay=0.5, total_steps=5, ckpt_interval=5, eval_interval=0)
+    fresh.train()
+    after = contents(tmp_path / "old")
+    names = [{name for name in found if "tfevents" not in name} for found in (after, contents(tmp_path / "new"))]
+    assert names[0] == names[1]
+    events = [name for name in after if "tfevents" in name]
+    assert not any(after[name].startswith(before[name]) for name in events if name in before)
+    assert len(events) <= 1
+    assert {line["kind"] for line in read_metrics(tmp_path / "old")} == {"train"}
+    assert [line["step"] for line in read_metrics(tmp_path / "old") if line["kind"] == "train"] == [1, 2, 4]
+    assert CheckpointFolder(tmp_path / "old").steps() == [5]
