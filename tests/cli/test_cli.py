@@ -22,6 +22,7 @@ from ghost_native.data import baselines, read_documents
 from ghost_native.generate import generate
 from ghost_native.models import Transformer, TransformerConfig
 from ghost_native.train import evaluate
+from ghost_native.train.folder_lock import FolderLock
 
 Run = Callable[..., tuple[int, str, str]]
 TINY = ("--preset", "phone", "--dim", "32", "--layers", "2", "--steps", "2")
@@ -223,7 +224,9 @@ def test_a_second_ctrl_c_ends_at_once(run: Run, folder: Path, tmp_path: Path, mo
     assert code == 130 and err.endswith("interrupted\n") and not (tmp_path / "m").exists()
 
 
-def test_a_finished_run_is_not_written_over(run: Run, folder: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_written_over(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = ("train", folder, *TINY, "--save-dir", tmp_path / "r")
     assert run(*arguments)[0] == 0
     code, _, err = run(*arguments)
@@ -231,6 +234,19 @@ def test_a_finished_run_is_not_written_over(run: Run, folder: Path, tmp_path: Pa
     assert_one_line(err, "holds a run of 2 steps: --resume goes on with it, --overwrite starts over")
     assert run(*arguments, "--resume", "auto")[0] == 0
     assert run(*arguments, "--overwrite")[0] == 0
+    assert "total_steps: 2" in (tmp_path / "r" / "config.yaml").read_text()
+    before = sorted(tmp_path.rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Display, "started", lambda *_: signal.raise_signal(signal.SIGINT))
+        code, _, err = run(*arguments, "--overwrite", "--out", tmp_path / "m")
+    assert code == 130 and f"interrupted before the first step; {tmp_path / 'r'} is as it was" in err
+    assert sorted(tmp_path.rglob("*")) == before
+    lock = FolderLock(tmp_path / "r")
+    lock.acquire()
+    code, _, err = run(*arguments, "--overwrite")
+    assert code == 1
+    assert_one_line(err, f"is being trained into by process {os.getpid()} on")
+    lock.release()
     assert run(*arguments, "--resume", "7")[0] == 1
     assert run(*arguments, "--resume", "newest")[0] == 2
 

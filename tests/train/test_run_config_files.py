@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SCHEMA = jsonschema.Draft7Validator(json_schema())
 DOCS = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-NAMES = "dpo maximum memory_constrained minimal phone pretrain production quick_test sft speed"
+NAMES = "dpo maximum memory_constrained minimal phone pretrain production questions quick_test sft speed"
 
 
 def plain(text):

@@ -12,6 +12,7 @@ from ghost_native.cli.parser import Arguments, Parser
 
 if TYPE_CHECKING:
     from ghost_native.train.assemble import Data
+    from ghost_native.train.questions import Question
     from ghost_native.train.run import Run, Summary
     from ghost_native.train.run_config import RunConfig
 
@@ -27,6 +28,7 @@ ghost-native train configs/quick_test.yaml texts/ --set train.lr=3e-3 --set mode
 ghost-native train configs/production.yaml --resume auto
 ghost-native train book.txt --preset production --steps 2000 --dry-run
 ghost-native train more.txt --init notes.safetensors --seconds 120
+ghost-native train configs/questions.yaml --ask configs/questions.jsonl
 mlx.launch -n 2 -- ghost-native train configs/production.yaml
 """
 
@@ -36,10 +38,14 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--print-config", action="store_true", help="print every key, its value and meaning, and end")
     parser.add_argument("--dry-run", action="store_true",
                         help="check everything, show what would be trained and one batch, and end")  # fmt: skip
+    parser.add_argument("--ask", type=Path, metavar="FILE",
+                        help="of a model tuned to answer: ask these questions at the end, count the answers that are "
+                        "right to the byte")  # fmt: skip
     folder = parser.add_argument_group("the run's folder, and the finished model")
     folder.add_argument("--resume", metavar="auto|STEP",
                         help="go on from the newest undamaged checkpoint there, or from that of a step")  # fmt: skip
-    folder.add_argument("--overwrite", action="store_true", help="start over although the folder holds checkpoints")
+    folder.add_argument("--overwrite", action="store_true",
+                        help="replace the run in the folder as soon as the new one's first step is done")  # fmt: skip
     folder.add_argument("--out", type=Path, metavar="FILE", help="save the finished model here as well")
     folder.add_argument("--pack", action="store_true", help="save it in 2-bit weights: small, no more training")
 
@@ -53,13 +59,12 @@ def run(args: Arguments) -> int:
         checkpoints.check_writable(args.out)
     elif args.pack:
         raise UsageError("--pack needs --out FILE to save the packed model to")
+    questions = _questions(args.ask, config) if args.ask is not None else []
     used = blas.prepare()
     from ghost_native.cli.display import Display
     from ghost_native.cli.interrupt import Interrupt
-    from ghost_native.models.export import TOKENIZER
     from ghost_native.train.assemble import build_run
     from ghost_native.train.ranks import Ranks
-    from ghost_native.train.saved import keep_tokenizer
 
     ranks = Ranks.found()
     display = Display("tokens" if config.train.tokenizer_path else "B", quiet=not ranks.first)
@@ -68,35 +73,33 @@ def run(args: Arguments) -> int:
         _introduce(config, made, data, used.line(), ranks.size)
     if args.dry_run:
         return _show_batch(made) if ranks.first else 0
-    _prepare_folder(args, made)
-    if ranks.first:
-        made.folder.mkdir(parents=True, exist_ok=True)
-        (made.folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-        keep_tokenizer(config.train.tokenizer_path, made.folder / TOKENIZER)
     ranks.end_with_a_lost_peer()
-    with Interrupt() as interrupt, display:
-        summary = made.train(lambda: interrupt.requested)
+    with made.locked():
+        _go_back(args, made)
+        with Interrupt() as interrupt, display:
+            summary = made.train(lambda: interrupt.requested, overwrite=args.overwrite)
     if not ranks.first:
         return 0
-    return _finish(args, config, made, data, summary)
+    code = _finish(args, config, made, data, summary)
+    if questions and not summary.interrupted:
+        _ask(config, made, questions)
+    return code
 
 
-def _prepare_folder(args: Arguments, made: Run) -> None:
+def _go_back(args: Arguments, made: Run) -> None:
     """Go back to a checkpoint, or make sure that none is lost."""
-    steps = made.checkpoints.steps()
     if args.resume is not None:
         if args.resume != "auto" and not args.resume.isdigit():
             raise UsageError(f"--resume is auto or the number of a step, given {args.resume!r}")
         if made.resume(None if args.resume == "auto" else int(args.resume)) == 0:
             terminal.remark(f"there is no checkpoint in {made.folder} yet; a new run begins")
         return
+    steps = made.checkpoints.steps()
     if steps and not args.overwrite:
         raise CommandError(
             f"{made.folder} holds a run of {steps[-1]} steps: --resume goes on with it, --overwrite starts over, "
             "--save-dir FOLDER keeps both"
         )
-    if made.trainer.ranks.first:
-        made.checkpoints.drop_after(-1)
 
 
 def _introduce(config: RunConfig, made: Run, data: Data, blas_line: str, processes: int) -> None:
@@ -133,8 +136,11 @@ def _finish(args: Arguments, config: RunConfig, made: Run, data: Data, summary: 
     from ghost_native.train.saved import beside, keep_tokenizer
 
     model = made.trainer.model
+    if summary.model_path is None:
+        terminal.err().print(f"interrupted before the first step; {made.folder} is as it was")
+        return EXIT_INTERRUPTED
     if args.out is not None:
-        finished = summary.model_path or ""
+        finished = summary.model_path
         if args.pack and not summary.interrupted:
             type(model).load(finished).pack().save(args.out)
         else:
@@ -147,7 +153,7 @@ def _finish(args: Arguments, config: RunConfig, made: Run, data: Data, summary: 
             "with --resume auto"
         )
         return EXIT_INTERRUPTED
-    saved = args.out or Path(summary.model_path or "")
+    saved = args.out or Path(summary.model_path)
     unit = "tokens" if config.train.tokenizer_path else "B"
     rate = terminal.rate(summary.throughput) if unit == "B" else f"{summary.throughput:,.0f} tokens/s"
     terminal.rows(
@@ -176,3 +182,27 @@ def _score(config: RunConfig, model: Any, data: Data) -> None:
     terminal.heading(f"Held-out text: {found.num_bytes:,} bytes, {terminal.plural(len(data.heldout), 'document')}")
     name = "Ghost" if config.model_type == "ghost" else "transformer"
     terminal.scores({name: found.bpb, "gzip -9": rivals["gzip"], "xz -9e": rivals["xz"]})
+
+
+def _questions(path: Path, config: RunConfig) -> list[Question]:
+    """Read before the training, so that a mistake in them costs none."""
+    from ghost_native.train.questions import read_questions
+
+    if config.train.stage == "pretrain":
+        raise UsageError("--ask is for models tuned to answer: train.stage sft or dpo, given pretrain")
+    data = config.data
+    names = {data.chat_field: "messages", data.prompt_field: "prompt", data.answer_field: "response"}
+    return read_questions(path, names)
+
+
+def _ask(config: RunConfig, made: Run, questions: list[Question]) -> None:
+    from ghost_native.train.assemble import build_tokenizer
+    from ghost_native.train.questions import ask
+
+    with terminal.working("asking the questions"), made.averaged():
+        made.trainer.model.eval()
+        found = ask(made.trainer.model, build_tokenizer(config), questions)
+    terminal.heading("Questions")
+    for question, right, said in found.failures:
+        terminal.rows([("wrong", terminal.visible(f"{question} {said!r}, right is {right!r}"))])
+    terminal.out().print(f"  {found.right} of {found.asked} answered right to the byte, {found.share:.1%}")
