@@ -13,9 +13,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from ghost_native.train.checkpoint import CheckpointFolder
+from ghost_native.train.checkpoint import MODEL_FILE, CheckpointFolder
 from ghost_native.train.folder_lock import LOCK_FILE, FolderLock
-from ghost_native.train.ranks import _differences, digest
+from ghost_native.train.ranks import ALONE, _differences, digest
+from ghost_native.train.shares import with_all_shares, with_own_share
 from tests.tolerances import nrmse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +59,17 @@ def test_a_lost_process_ends_the_other_with_a_clear_error_and_a_usable_checkpoin
     assert snapshot is not None and snapshot.step >= 2 and not damaged
     done = run(2, tmp_path, resume=True)
     assert f"rank 0 of 2 done from {snapshot.step}" in done.stdout, said(done)
-    assert CheckpointFolder(tmp_path).steps()[-1] == 5
+    whole = tmp_path / "whole"
+    assert "done" in run(2, whole).stdout
+    ends = [mx.load(str(CheckpointFolder(folder).path(5) / MODEL_FILE)) for folder in (tmp_path, whole)]
+    assert all(mx.array_equal(ends[0][name], ends[1][name]) for name in ends[1]), "bit for bit, as with one process"
+
+
+def test_what_is_carried_starts_anew_with_another_number_of_processes():
+    state = {"step": 3, "carried": [[mx.ones(2)]], "teacher_carried": [None]}
+    assert with_own_share(ALONE, state) is state and with_all_shares(ALONE, state) is state
+    of_two = {**state, "other_processes": [{"carried": [None], "teacher_carried": [None]}]}
+    assert with_own_share(ALONE, of_two)["carried"] == [None]
 
 
 @pytest.mark.parametrize(

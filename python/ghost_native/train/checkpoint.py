@@ -109,7 +109,7 @@ class CheckpointFolder:
             OSError: it could not be written, the disk being full for one; earlier checkpoints are untouched.
         """
         path = self.path(snapshot.step)
-        arrays, values = _split(snapshot.tree)
+        arrays, values = split_tree(snapshot.tree)
         with atomic_folder(path) as temporary:
             try:
                 model.save(temporary / MODEL_FILE)
@@ -186,7 +186,7 @@ class CheckpointFolder:
                 if _fingerprint(path / name) != written:
                     raise DamagedCheckpointError(f"[CheckpointFolder.load] {path / name} is damaged or truncated.")
             arrays: dict[str, mx.array] = mx.load(str(path / TRAINING_FILE))  # type: ignore[assignment]
-            return Snapshot(state["step"], _join(arrays, state["values"]), state["score"])
+            return Snapshot(state["step"], join_tree(arrays, state["values"]), state["score"])
         except DamagedCheckpointError:
             raise
         except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -215,7 +215,8 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 _ARRAY = "__array__"
 
 
-def _split(tree: Any) -> tuple[dict[str, mx.array], Any]:
+def split_tree(tree: Any) -> tuple[dict[str, mx.array], Any]:
+    """The arrays of a tree by path, and the rest of it, which JSON can hold."""
     arrays: dict[str, mx.array] = {}
 
     def walk(node: Any, path: str) -> Any:
@@ -233,11 +234,12 @@ def _split(tree: Any) -> tuple[dict[str, mx.array], Any]:
     return arrays, values
 
 
-def _join(arrays: dict[str, mx.array], values: Any) -> Any:
+def join_tree(arrays: dict[str, mx.array], values: Any) -> Any:
+    """The tree again, tuples as lists."""
     if isinstance(values, dict):
         if set(values) == {_ARRAY}:
             return arrays[values[_ARRAY]]
-        return {key: _join(arrays, value) for key, value in values.items()}
+        return {key: join_tree(arrays, value) for key, value in values.items()}
     if isinstance(values, list):
-        return [_join(arrays, value) for value in values]
+        return [join_tree(arrays, value) for value in values]
     return values

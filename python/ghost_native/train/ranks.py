@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -65,18 +65,24 @@ class Ranks:
         """The first process's value; no process goes on before all have called this."""
         if self._group is None:
             return value
-        said = mx.distributed.all_sum(mx.array(value if self.first else 0, mx.int32), group=self._group)
-        return int(np.array(said))
+        return int(self._shared(mx.distributed.all_sum, mx.array(value if self.first else 0, mx.int32)))
+
+    def _shared(self, collective: Callable[..., mx.array], x: mx.array) -> np.ndarray:
+        """The result of a collective operation, once it is there."""
+        try:
+            return np.array(collective(x, group=self._group))
+        except RuntimeError as error:
+            raise self.explained(error) from error
 
     def gather(self, text: str) -> list[str]:
         """What every process says, in their order; each must call this at the same point."""
         if self._group is None:
             return [text]
         said = np.frombuffer(text.encode(), np.uint8)
-        sizes = np.array(mx.distributed.all_gather(mx.array([said.size], mx.int32), group=self._group)).tolist()
+        sizes = self._shared(mx.distributed.all_gather, mx.array([said.size], mx.int32)).tolist()
         longest = max(1, *sizes)
         padded = mx.array(np.pad(said, (0, longest - said.size)))
-        found = np.array(mx.distributed.all_gather(padded, group=self._group)).reshape(self.size, longest)
+        found = self._shared(mx.distributed.all_gather, padded).reshape(self.size, longest)
         return [row[:size].tobytes().decode() for row, size in zip(found, sizes, strict=True)]
 
     def compare(self, traits: Mapping[str, str]) -> None:

@@ -19,6 +19,7 @@ from ghost_native.train.folder_lock import FolderBusyError, FolderLock
 from ghost_native.train.logs import RunLog
 from ghost_native.train.memory import MemoryMonitor
 from ghost_native.train.run_config.train_section import TrainSection
+from ghost_native.train.shares import with_all_shares, with_own_share
 from ghost_native.train.trainer import StepReport, Trainer
 
 LOGS_FOLDER, CONFIG_FILE = "logs", "config.yaml"
@@ -170,7 +171,7 @@ class Run:
             self.trainer.model.load_weights(str(path))
         except ValueError as error:
             raise ValueError(f"[Run.resume] {path} is of another model: {error}.") from error
-        self.trainer.restore(snapshot.tree)
+        self.trainer.restore(with_own_share(ranks, snapshot.tree))
         mx.eval(self.trainer.model.parameters())
         self._saved_at = snapshot.step
         if snapshot.score is not None:
@@ -211,17 +212,18 @@ class Run:
         try:
             for report in trainer.run(stop=stop, pause=self._due):
                 self.watcher.stepped(report)
-                if not self._writes:
-                    continue
-                log = log or self._open(begun)
-                if report.step % config.log_interval == 0 or report.step == 1:
+                if self._writes and log is None:
+                    log = self._open(begun)
+                if log is not None and (report.step % config.log_interval == 0 or report.step == 1):
                     logged = self._log(log, report, monitor, logged)
                 begin = time.perf_counter()
                 if self._beside(log, report):
                     logged = (logged[0] + time.perf_counter() - begin, *logged[1:])  # not time of training
             if self._writes and log is None and not self._spares():
                 log = self._open(begun)
-            return self._end(log, report, stopped=stop())
+            summary = self._end(log, report, stopped=stop())
+            trainer.ranks.first_says(0)  # the launcher ends a process whose peer is gone, even one that still writes
+            return summary
         finally:
             if log is not None:
                 log.close()
@@ -243,16 +245,17 @@ class Run:
 
     # -- what happens at a step ---------------------------------------------------------------------------------------
 
-    def _beside(self, log: RunLog, report: StepReport) -> bool:
+    def _beside(self, log: RunLog | None, report: StepReport) -> bool:
         """What is due after a step besides training; whether anything was."""
         config, step = self.config, report.step
-        best = _every(config.eval_interval, step) and self._score(log, report)
-        if best or _every(config.ckpt_interval, step):
+        evaluates, saves = _every(config.eval_interval, step), _every(config.ckpt_interval, step)
+        best = evaluates and log is not None and self._score(log, report)
+        if evaluates or saves:
             try:
-                self._save()
+                self._save(best or saves)
             except OSError as error:
                 self.watcher.warned(f"no checkpoint at step {step}: {error}; earlier ones are kept")
-        if _every(config.sample_interval, step):
+        if log is not None and _every(config.sample_interval, step):
             self._sample(log, step)
         return self._due(step)
 
@@ -313,12 +316,16 @@ class Run:
                 log.text(prompt, text, step)
                 self.watcher.sampled(step, prompt, text)
 
-    def _save(self) -> None:
-        step = self.trainer.step
-        if step == self._saved_at:
+    def _save(self, wanted: bool) -> None:
+        """Save a checkpoint if the first process wants one; all processes call this after the same step."""
+        step, ranks = self.trainer.step, self.trainer.ranks
+        if not ranks.first_says(int(wanted and step != self._saved_at)):
+            return
+        tree = with_all_shares(ranks, self.trainer.state())
+        if not self._writes:
             return
         score = self._last_score[1] if self._last_score and self._last_score[0] == step else None
-        path = self.checkpoints.save(self.trainer.model, Snapshot(step, self.trainer.state(), score))
+        path = self.checkpoints.save(self.trainer.model, Snapshot(step, tree, score))
         self._saved_at = step
         self.watcher.saved(step, path)
 
@@ -329,13 +336,14 @@ class Run:
         interrupted = stopped and (report is None or report.progress < 1) if total is None else trainer.step < total
         model_path = checkpoint_path = None
         failure: OSError | None = None
+        unscored = report is not None and not interrupted and report.step % (self.config.eval_interval or report.step)
+        if log is not None and report is not None and unscored:
+            self._score(log, report)
+        try:
+            self._save(log is not None)
+        except OSError as error:
+            failure = error
         if log is not None:
-            if report is not None and not interrupted and report.step % (self.config.eval_interval or report.step):
-                self._score(log, report)
-            try:
-                self._save()
-            except OSError as error:
-                failure = error
             checkpoint_path = str(self.checkpoints.path(trainer.step))
             model_path = str(self.folder / MODEL_FILE)
             with self.averaged():
