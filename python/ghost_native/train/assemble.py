@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -14,8 +15,9 @@ from ghost_native.data.chat import ChatTemplate, Message
 from ghost_native.data.config import PYTHON
 from ghost_native.data.corpora import Document
 from ghost_native.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from ghost_native.models.atomic import atomic_file
 from ghost_native.models.config import GhostConfig
-from ghost_native.models.export import load_model
+from ghost_native.models.export import TOKENIZER, load_model
 from ghost_native.models.ghost import Ghost
 from ghost_native.models.transformer import Transformer
 from ghost_native.train.assemble_data import Data, build_data
@@ -24,11 +26,12 @@ from ghost_native.train.objective import log_likelihood, preference_objective
 from ghost_native.train.ranks import ALONE, Ranks
 from ghost_native.train.run import Run, Watcher
 from ghost_native.train.run_config import RunConfig
-from ghost_native.train.saved import model_file
+from ghost_native.train.saved import keep_tokenizer, model_file
 from ghost_native.train.trainer import Trainer
 
 __all__ = ["PYTHON", "Data", "build_data", "build_model", "build_run", "build_tokenizer", "check_documents"]
 
+CONFIG_FILE = "config.yaml"
 CHECK_BYTES = 24_000  # of held-out documents that are scored on the way, where nothing else is said
 
 
@@ -121,9 +124,18 @@ def build_run(config: RunConfig, *, ranks: Ranks = ALONE, watcher: Watcher | Non
         sample=_sampler(config, model, tokenizer),
         byte_level=tokenizer.kind != "sentencepiece",
         watcher=watcher,
-        description=config.to_yaml(),
+        keep=lambda folder: _keep(config, folder),
     )
     return run, data
+
+
+def _keep(config: RunConfig, folder: Path) -> None:
+    """The configuration and the tokenizer, beside the checkpoints."""
+    with atomic_file(folder / CONFIG_FILE) as temporary:
+        temporary.write_text(config.to_yaml(), encoding="utf-8")
+    if config.train.tokenizer_path is None:
+        (folder / TOKENIZER).unlink(missing_ok=True)  # of a run that was replaced
+    keep_tokenizer(config.train.tokenizer_path, folder / TOKENIZER)
 
 
 def check_documents(documents: list[Document], limit: int = CHECK_BYTES) -> list[Document]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import mlx.core as mx
 
-from ghost_native.models.atomic import atomic_file
 from ghost_native.train.checkpoint import MODEL_FILE, CheckpointFolder, Snapshot
 from ghost_native.train.folder_lock import FolderBusyError, FolderLock
 from ghost_native.train.logs import RunLog
@@ -22,7 +21,7 @@ from ghost_native.train.run_config.train_section import TrainSection
 from ghost_native.train.shares import with_all_shares, with_own_share
 from ghost_native.train.trainer import StepReport, Trainer
 
-LOGS_FOLDER, CONFIG_FILE = "logs", "config.yaml"
+LOGS_FOLDER = "logs"
 
 
 class Watcher:
@@ -87,7 +86,7 @@ class Run:
         sample: the continuation of a prompt; None for no samples.
         byte_level: tokens are bytes, so that bits per token are bits per byte.
         watcher: told what happens.
-        description: the whole configuration in words, kept in the run's folder; None for none.
+        keep: called with the run's folder once a first step has been computed, to put there what belongs to the model.
 
     What an earlier run left in the folder, or this one after the checkpoint it goes on from, stays until the first step
     has been computed: a run that cannot start costs nothing.
@@ -102,10 +101,10 @@ class Run:
         sample: Callable[[str], str] | None = None,
         byte_level: bool = True,
         watcher: Watcher | None = None,
-        description: str | None = None,
+        keep: Callable[[Path], None] = lambda folder: None,
     ) -> None:
         self.trainer, self.config = trainer, config
-        self.score, self.sample, self.byte_level, self.description = score, sample, byte_level, description
+        self.score, self.sample, self.byte_level, self.keep = score, sample, byte_level, keep
         self.watcher = watcher or Watcher()
         self.folder = Path(config.save_dir)
         self.logs = Path(config.log_path) if config.log_path else self.folder / LOGS_FOLDER
@@ -238,9 +237,7 @@ class Run:
         self.checkpoints.clean()
         self.checkpoints.drop_after(self._saved_at)
         (self.folder / MODEL_FILE).unlink(missing_ok=True)  # of an earlier end of the run, older than what comes
-        if self.description is not None:
-            with atomic_file(self.folder / CONFIG_FILE) as temporary:
-                temporary.write_text(self.description, encoding="utf-8")
+        self.keep(self.folder)
         return RunLog(self.logs, step=step, tensorboard=self._tensorboard())
 
     # -- what happens at a step ---------------------------------------------------------------------------------------
