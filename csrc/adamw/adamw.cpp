@@ -1,9 +1,14 @@
 #include "adamw/adamw.h"
 
+#include <algorithm>
+
 namespace ghost {
 namespace {
 
 constexpr const char* kUpdate = "adamw_update";
+// Parameters of one node. MLX gives every output of a node a list of all the others, so that the cost of a node
+// grows with the square of their number.
+constexpr size_t kParametersPerNode = 12;
 
 mx::array element(const mx::array& x, int i, mx::Stream s) {
   return mx::reshape(mx::slice(x, {i}, {i + 1}, s), {}, s);
@@ -59,36 +64,43 @@ Arrays adamw_update(const Arrays& parameters, const Arrays& gradients, const Arr
           m.size(), " and ", v.size(), " moments, allowed: as many of each.");
   require(options.beta1 >= 0 && options.beta1 < 1 && options.beta2 >= 0 && options.beta2 < 1, kUpdate,
           "betas are out of range, given ", options.beta1, " and ", options.beta2, ", allowed: [0, 1).");
-  Arrays inputs;
   const mx::array zero(0.0f);
-  const auto add = [&](const char* name, const Arrays& list, bool zeros_known = false) {
-    for (size_t i = 0; i < n; ++i) {
-      require(list[i].dtype() == mx::float32, kUpdate, name, "[", i, "] has the wrong dtype, given ",
-              list[i].dtype(), ", allowed: float32.");
-      require_shape(kUpdate, name, list[i], parameters[i].shape(), "that of its parameter");
-      inputs.push_back(zeros_known && known_zero(list[i]) ? zero : dense(list[i], s));
-    }
+  const auto operand = [&](const char* name, const Arrays& list, size_t i, bool zeros_known = false) {
+    require(list[i].dtype() == mx::float32, kUpdate, name, "[", i, "] has the wrong dtype, given ",
+            list[i].dtype(), ", allowed: float32.");
+    require_shape(kUpdate, name, list[i], parameters[i].shape(), "that of its parameter");
+    return zeros_known && known_zero(list[i]) ? zero : dense(list[i], s);
   };
-  add("parameters", parameters);
-  add("gradients", gradients, true);
-  add("m", m);
-  add("v", v);
   const auto one = mx::array({1.0f});
   const auto lr = scalar_operand("rate", rate, s);
   const auto count = scalar_operand("step", step, s);
   const auto missing = [&](float beta) {
     return mx::subtract(one, mx::power(mx::array({beta}), count, s), s);
   };
-  inputs.push_back(
+  const auto factors =
       mx::concatenate({mx::subtract(one, mx::multiply(lr, mx::array(options.weight_decay), s), s),
                        scalar_operand("scale", scale, s), mx::divide(lr, missing(options.beta1), s),
                        mx::rsqrt(missing(options.beta2), s)},
-                      0, s));
+                      0, s);
   const ComposedForm composed = composed_update(options, s);
-  if (n == 0) return {};
-  if (use_composed(s, Kernels::cpu)) return composed(inputs);
-  return outputs_of(std::make_shared<AdamW>(s, composed, options), inputs,
-                    std::vector<mx::Dtype>(3 * n, mx::float32));
+  Arrays updated(3 * n, zero);
+  for (size_t begin = 0; begin < n; begin += kParametersPerNode) {
+    const size_t end = std::min(n, begin + kParametersPerNode);
+    Arrays inputs;
+    for (size_t i = begin; i < end; ++i) inputs.push_back(operand("parameters", parameters, i));
+    for (size_t i = begin; i < end; ++i) inputs.push_back(operand("gradients", gradients, i, true));
+    for (size_t i = begin; i < end; ++i) inputs.push_back(operand("m", m, i));
+    for (size_t i = begin; i < end; ++i) inputs.push_back(operand("v", v, i));
+    inputs.push_back(factors);
+    const auto out = use_composed(s, Kernels::cpu)
+                         ? composed(inputs)
+                         : outputs_of(std::make_shared<AdamW>(s, composed, options), inputs,
+                                      std::vector<mx::Dtype>(3 * (end - begin), mx::float32));
+    for (size_t k = 0; k < out.size(); ++k) {
+      updated[k / (end - begin) * n + begin + k % (end - begin)] = out[k];
+    }
+  }
+  return updated;
 }
 
 mx::array global_norm(const Arrays& arrays, mx::StreamOrDevice stream) {
