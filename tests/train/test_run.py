@@ -181,23 +181,30 @@ run.train()
 """
 
 
-def kill_somewhere(folder: Path, delay: float) -> tuple[int, list[int]]:
-    """Start the run, kill it `delay` seconds after its first word: the step it resumed at, those reported saved."""
+def kill_somewhere(folder: Path, words: int, delay: float) -> tuple[int, list[int]]:
+    """Start the run, kill it `delay` seconds after so many reports: the step it resumed at, those reported saved.
+
+    Counted in reports, for a busy machine may need any time for a step.
+    """
     command = [sys.executable, "-c", PROGRAM, str(folder)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         resumed = int(process.stdout.readline().split()[1])
+        lines = [process.stdout.readline() for _ in range(words)]
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
-        saved = [int(line.split()[1]) for line in process.stdout if line.startswith("saved") and line.endswith("\n")]
+        lines += process.stdout
+        saved = [int(line.split()[1]) for line in lines if line.startswith("saved") and line.endswith("\n")]
     return resumed, saved
 
 
 def test_kills_at_random_moments_lose_nothing_that_was_reported_saved(tmp_path):
     kills = int(os.environ.get("GHOST_NATIVE_TEST_KILLS", "8"))
     rng, reported = np.random.default_rng(0), 0
-    for _ in range(kills):
-        resumed, saved = kill_somewhere(tmp_path, float(rng.uniform(0.0, 0.4)))
+    for i in range(kills):
+        # The first before any report, then at any moment of a step that goes on.
+        words = 0 if i == 0 else int(rng.integers(1, 6))
+        resumed, saved = kill_somewhere(tmp_path, words, float(rng.uniform(0.0, 0.1)))
         assert resumed >= reported
         reported = max([resumed, *saved])
     run, diary = make(tmp_path, score=False, total_steps=1_000_000, ckpt_interval=1, ckpt_keep=2)
