@@ -100,14 +100,6 @@ mx::array bucket_sums(const mx::array& dw, const mx::array& codes, int groups, m
 
 }  // namespace
 
-Activation parse_activation(const char* op, const std::string& name, bool int8) {
-  if (name == "float32") return Activation::float32;
-  if (name == "bfloat16") return Activation::bfloat16;
-  if (name == "int8" && int8) return Activation::int8;
-  fail(op, "unknown activation, given '", name, "', allowed: 'float32', 'bfloat16'",
-       int8 ? ", 'int8'." : ".");
-}
-
 mx::array codebook_matmul(const mx::array& x, const mx::array& codes, const mx::array& codebook,
                           bool transpose, const std::string& activation, mx::StreamOrDevice stream) {
   const mx::Stream s = mx::to_stream(stream);

@@ -2,17 +2,10 @@
 
 #include <string>
 
+#include "common/activation.h"
 #include "common/primitive.h"
 
 namespace ghost {
-
-// How the CPU multiplies. float32 is exact products and float32 sums; bfloat16 rounds activations and levels
-// to bfloat16; int8 rounds the activations of each row, and the levels of each codebook, to 255 steps of
-// their largest magnitude.
-enum class Activation { float32, bfloat16, int8 };
-
-// By its name; throws for others, and for int8 unless it is allowed.
-Activation parse_activation(const char* op, const std::string& name, bool int8);
 
 // y = x W^T (transpose) or x W, W (N, K) given by two-bit codes (N, K / 16) uint32, 16 to a word, first in
 // the low bits, and a codebook (4,), (N, 1, 4) or (N, K / group_size, 4): W[n, k] = codebook[n, group of k,

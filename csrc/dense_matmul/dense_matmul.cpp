@@ -47,7 +47,9 @@ mx::array dense_product(DenseOptions options, const mx::array& left, const mx::a
                    std::make_shared<DenseMatmul>(s, composed, options), inputs);
 }
 
-mx::array dense_matmul(const mx::array& x, const mx::array& weight, mx::StreamOrDevice stream) {
+mx::array dense_matmul(const mx::array& x, const mx::array& weight, const std::string& activation,
+                       mx::StreamOrDevice stream) {
+  const Activation mode = parse_activation(kOp, activation, false);
   require_io_dtype(kOp, "x", x);
   require_io_dtype(kOp, "weight", weight);
   require(weight.ndim() >= 2, kOp, "weight has the wrong shape, given ", shape_text(weight.shape()),
@@ -61,7 +63,7 @@ mx::array dense_matmul(const mx::array& x, const mx::array& weight, mx::StreamOr
     require(equal, kOp, "x has the wrong shape, given ", shape_text(x.shape()),
             ", allowed: the leading dimensions of weight ", shape_text(weight.shape()), ", then (M, K).");
   }
-  return dense_product({DenseForm::NT, batched, x.dtype()}, x, weight, mx::to_stream(stream));
+  return dense_product({DenseForm::NT, batched, x.dtype(), mode}, x, weight, mx::to_stream(stream));
 }
 
 // Each product is linear in both factors, and each factor's gradient is one of the products again.
@@ -75,7 +77,7 @@ Arrays DenseMatmul::vjp(const Arrays& primals, const Arrays& cotangents, const s
   for (int argnum : argnums) {
     const auto dtype = primals[static_cast<size_t>(argnum)].dtype();
     const auto product = [&](DenseForm form, const mx::array& a, const mx::array& b) {
-      gradients.push_back(dense_product({form, options_.batched, dtype}, a, b, s));
+      gradients.push_back(dense_product({form, options_.batched, dtype, options_.activation}, a, b, s));
     };
     switch (options_.form) {
       case DenseForm::NT:

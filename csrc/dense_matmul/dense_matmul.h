@@ -1,12 +1,16 @@
 #pragma once
 
+#include <string>
+
+#include "common/activation.h"
 #include "common/primitive.h"
 
 namespace ghost {
 
 // x (..., K) @ weight (N, K)^T -> (..., N) in x's dtype, summed in float32. A weight of more dimensions,
 // (..., N, K), makes one product for each of its leading indices, which x (..., M, K) must share.
-mx::array dense_matmul(const mx::array& x, const mx::array& weight, mx::StreamOrDevice s = {});
+mx::array dense_matmul(const mx::array& x, const mx::array& weight, const std::string& activation = "float32",
+                       mx::StreamOrDevice s = {});
 
 // The three products that are each other's gradients; x and y have any leading dimensions, summed over in TN.
 //   NT: x (..., K), w (N, K) -> (..., N)      NN: x (..., N), w (N, K) -> (..., K)
@@ -18,6 +22,7 @@ struct DenseOptions {
   DenseForm form;
   bool batched;
   mx::Dtype dtype;  // of the result
+  Activation activation = Activation::float32;
   bool operator==(const DenseOptions&) const = default;
 };
 

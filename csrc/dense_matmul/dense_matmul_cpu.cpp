@@ -72,11 +72,13 @@ void DenseMatmul::eval_cpu(const Arrays& inputs, Arrays& outputs) {
     const Matrices right = matrices_of(in[1], options.batched);
     const Matrices product = matrices_of(out[0], options.batched);
     const int64_t depth = form == DenseForm::TN ? left.rows : left.columns;
+    const GemmPrecision precision =
+        options.activation == Activation::bfloat16 ? GemmPrecision::bfloat16 : GemmPrecision::float32;
     dispatch_dtype(out[0].dtype(), [&]<class T>() {
       const auto multiply = [&](int64_t i) {
         const GemmOperand a = operand(in[0], left, i, form == DenseForm::TN);
         const GemmOperand b = operand(in[1], right, i, form != DenseForm::NT);
-        gemm(a, b, depth, out_ptr<T>(out[0]) + i * product.rows * product.columns);
+        gemm(a, b, depth, out_ptr<T>(out[0]) + i * product.rows * product.columns, precision);
       };
       if (product.count * product.rows * product.columns * depth < kSerialWork) {
         for (int64_t i = 0; i < product.count; ++i) multiply(i);

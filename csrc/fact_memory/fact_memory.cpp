@@ -120,7 +120,7 @@ Arrays fact_scores(const mx::array& bag, const mx::array& keys, const mx::array&
   require_floats(op, "null_score", null_score, {}, "()");
   const auto bag32 = dense_float32(bag, s);
   const auto keys32 = dense_float32(keys, s);
-  const Arrays inputs{dense(dense_matmul(bag32, keys32, s), s),
+  const Arrays inputs{dense(dense_matmul(bag32, keys32, "float32", s), s),
                       bag32,
                       keys32,
                       integers(key_length, s),

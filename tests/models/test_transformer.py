@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
 import ghost_native as gn
+from ghost_native import _ext
 from ghost_native.generate import generate, generate_text
 from ghost_native.models import Ghost, Transformer, TransformerConfig
 from ghost_native.models.export import export_model, import_model
@@ -252,12 +253,17 @@ def test_codebook_weights_are_levels():
     assert_close(model(tokens), reference(twin, tokens, float_weights(twin)))
 
 
-def test_activation_changes_the_products():
-    model, tokens = build(weights="codebook", d_model=64), text(2, 40)
+@pytest.mark.parametrize("weights", ["codebook", "float"])
+@pytest.mark.parametrize("tie", [True, False])
+def test_activation_changes_the_products(weights, tie):
+    model, tokens = build(weights=weights, d_model=64, tie_embeddings=tie), text(2, 40)
     exact = model(tokens)
     assert model.set_activation("bfloat16") is model
-    assert all(layer.activation == "bfloat16" for _, layer in model.codebook_layers())
+    assert all(layer.activation == "bfloat16" for layer in model.product_layers())
     assert nrmse(model(tokens), exact) < 0.1
+    if _ext.isa() == "avx512_bf16":
+        assert not mx.array_equal(model(tokens), exact)
+    assert mx.array_equal(model.set_activation("float32")(tokens), exact)
     with pytest.raises(ValueError, match="unknown activation, given 'int4', allowed: float32, bfloat16, int8"):
         model.set_activation("int4")
 

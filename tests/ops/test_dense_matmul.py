@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -66,6 +68,40 @@ def test_blocks_and_threads(rows, n, k):
     """Sizes over every block of the engine: depth over 4096, several tiles and rounds, panels shared or not."""
     check(operands((rows,), n, k), "float32")
     check(operands((rows,), n, k, "bfloat16"), "bfloat16")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("lead", "n", "k"), [((65,), 70, 128), ((4201,), 33, 80), ((5, 26), 257, 1104), ((7,), 64, 64)])
+def test_in_bfloat16(isa, dtype, lead, n, k):
+    """Factors rounded to bfloat16 and float32 sums, of both gradients too; odd depths are padded."""
+    (x, xr), (w, wr), (dy, dyr) = operands(lead, n, k, dtype)
+    fn = functools.partial(gn.dense_matmul, activation="bfloat16")
+    y = fn(x, w)
+    expected = dense_matmul_ref(xr, wr)
+    assert y.dtype == x.dtype and nrmse(y, expected) < 4e-3
+    for got, want in zip(vjp(fn, [x, w], [dy]), dense_matmul_vjp_ref(xr, wr, dyr), strict=True):
+        assert nrmse(got, want) < 4e-3
+    if isa == "avx512_bf16" and np.prod(lead) >= 32:
+        if dtype == "float32":
+            assert nrmse(y, expected) > 1e-4, "not in bfloat16"
+        factors = [np.array(v.astype(mx.bfloat16).astype(mx.float32)) for v in (x, w)]
+        assert_close(y, dense_matmul_ref(*factors), dtype)
+    else:
+        assert mx.array_equal(y, gn.dense_matmul(x, w))
+
+
+def test_batched_in_bfloat16(impl):
+    r = np.random.default_rng(3)
+    x, w = (mx.array(r.standard_normal(s), dtype=mx.float32) for s in ((3, 40, 64), (3, 50, 64)))
+    y = gn.dense_matmul(x, w, activation="bfloat16")
+    assert nrmse(y, np.array(x) @ np.array(w).swapaxes(1, 2)) < 4e-3
+    for b in range(3):
+        assert_close(y[b], gn.dense_matmul(x[b], w[b], activation="bfloat16"))
+
+
+def test_activations_allowed():
+    with pytest.raises(ValueError, match=r"\[dense_matmul\] unknown activation, given 'int8', allowed: 'float32', 'bf"):
+        gn.dense_matmul(mx.zeros((2, 3)), mx.zeros((4, 3)), activation="int8")
 
 
 @pytest.mark.parametrize(("lead", "n", "k"), [((0,), 4, 5), ((3,), 0, 5), ((3,), 4, 0), ((2, 0), 3, 3), ((), 0, 4)])

@@ -172,9 +172,9 @@ def test_precision_is_that_of_training_alone():
     model = tiny(dim=64)
     seen = set()
     for _ in trainer(model, section(precision="bfloat16")).run():
-        seen |= {layer.activation for _, layer in model.codebook_layers()}
+        seen |= {layer.activation for layer in model.product_layers()}
     assert seen == {"bfloat16"}
-    assert {layer.activation for _, layer in model.codebook_layers()} == {"float32"}
+    assert {layer.activation for layer in model.product_layers()} == {"float32"}
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])

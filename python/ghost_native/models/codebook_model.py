@@ -8,7 +8,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten
 
-from ghost_native.nn.linear import Activation, CodebookLinear
+from ghost_native.nn.linear import Activation, CodebookLinear, Product
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -57,6 +57,10 @@ class CodebookModel(nn.Module):
         """The layers with 2-bit weights, with their names."""
         return [(name, m) for name, m in self.named_modules() if isinstance(m, CodebookLinear) and "codebook" in m]
 
+    def product_layers(self) -> list[Product]:
+        """The layers that multiply by a matrix, of 2-bit weights or others."""
+        return [m for _, m in self.named_modules() if isinstance(m, Product)]
+
     def weights(self) -> dict[str, mx.array]:
         """All weights as they are held now, by name."""
         named: Any = tree_flatten(self.parameters())
@@ -87,16 +91,16 @@ class CodebookModel(nn.Module):
         return sum(m.packed_bits() for m in layers) / sum(m.num_weights for m in layers)
 
     def set_activation(self, activation: Activation) -> Self:
-        """How CPUs multiply by the 2-bit weights, in place: "float32" (exact, as at first), "bfloat16" or "int8".
+        """How CPUs multiply by the layers' weights, in place: "float32" (exact, as at first), "bfloat16" or "int8".
 
         bfloat16 takes half the time where the CPU has instructions for it, in training as well; int8 a third, for
         packed weights only. Products are then off by about 0.2 % and 1 %, which moves bpb in the third decimal. Single
-        steps of a stream, GPUs, CPUs without such instructions and layers with float weights compute in float32.
+        steps of a stream, GPUs, CPUs without such instructions, and the memory's products compute in float32.
 
         Raises:
-            ValueError: another activation, where there are 2-bit weights.
+            ValueError: another activation.
         """
-        for _, layer in self.codebook_layers():
+        for layer in self.product_layers():
             layer.activation = activation
         return self
 

@@ -114,9 +114,8 @@ class Transformer(CodebookModel):
         if seed is not None:
             mx.random.seed(seed)
         self.config = config
-        self.embedding = nn.Module()
         scale = EMBEDDING_SCALE * config.d_model**-0.5
-        self.embedding.weight = scale * mx.random.normal((config.vocab_size, config.d_model))
+        self.embedding = Linear(config.d_model, config.vocab_size, scale=scale)  # its rows, and the head if tied
         self.layers = [TransformerBlock(config) for _ in range(config.n_layers)]
         self.norm = RMSNorm(config.d_model, config.norm_eps)
         if not config.tie_embeddings:
@@ -255,7 +254,7 @@ class Transformer(CodebookModel):
             else:
                 h = self._block(layer, rotary, count, keys[l + 1], slice(1))(h, past)[0]
         h = self.norm(h[:, skip:])
-        logits = self.head(h) if "head" in self else ops.dense_matmul(h, self.embedding.weight)
+        logits = (self.head if "head" in self else self.embedding)(h)
         return logits, TransformerState(tokens=held, count=count + seqlen, layers=layers)
 
     def _block(

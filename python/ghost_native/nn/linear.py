@@ -18,7 +18,35 @@ ACTIVATIONS: tuple[Activation, ...] = ("float32", "bfloat16", "int8")
 PER_ROW_FROM = 256
 
 
-class Linear(nn.Module):
+class Product(nn.Module):
+    """Base of layers that multiply by a matrix, in a chosen precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._activation: Activation = "float32"
+
+    @property
+    def activation(self) -> Activation:
+        """How the CPU multiplies; set to "bfloat16" or "int8" for speed at the errors `codebook_matmul` states.
+
+        int8 is for 2-bit weights: products of others stay float32 with it.
+        """
+        return self._activation
+
+    @activation.setter
+    def activation(self, value: Activation) -> None:
+        if value not in ACTIVATIONS:
+            raise ValueError(
+                f"[{type(self).__name__}] unknown activation, given {value!r}, allowed: {', '.join(ACTIVATIONS)}."
+            )
+        self._activation = value
+
+    def product(self, x: mx.array, weight: mx.array) -> mx.array:
+        """``x @ weight.T`` for float weights, in this layer's precision."""
+        return ops.dense_matmul(x, weight, activation="bfloat16" if self._activation == "bfloat16" else "float32")
+
+
+class Linear(Product):
     """``x @ weight.T (+ bias)`` in float32 weights, through `dense_matmul`.
 
     Args:
@@ -34,11 +62,11 @@ class Linear(nn.Module):
             self.bias = mx.zeros((out_features,))
 
     def __call__(self, x: mx.array) -> mx.array:
-        y = ops.dense_matmul(x, self.weight)
+        y = self.product(x, self.weight)
         return y + self.bias if "bias" in self else y
 
 
-class CodebookLinear(nn.Module):
+class CodebookLinear(Product):
     """``x @ W.T`` where every weight is one of four learned levels, so that it takes two bits.
 
     While training, ``weight`` holds latent float weights: each forward pass assigns every one to its nearest level
@@ -68,24 +96,10 @@ class CodebookLinear(nn.Module):
             raise ValueError(f"[CodebookLinear] unknown mode, given {mode!r}, allowed: 'codebook', 'float'.")
         if mode == "codebook" and in_features % 16:
             raise ValueError(f"[CodebookLinear] in_features must be a multiple of 16, given {in_features}.")
-        self._activation: Activation = "float32"
         self.weight = _normal(out_features, in_features, scale)
         if mode == "codebook":
             per_row = in_features >= PER_ROW_FROM if per_row is None else per_row
             _, self.codebook = ops.codebook_quantize(self.weight, per="row" if per_row else "tensor")
-
-    @property
-    def activation(self) -> Activation:
-        """How the CPU multiplies; set to "bfloat16" or "int8" for speed at the errors `codebook_matmul` states."""
-        return self._activation
-
-    @activation.setter
-    def activation(self, value: Activation) -> None:
-        if value not in ACTIVATIONS:
-            raise ValueError(
-                f"[CodebookLinear] unknown activation, given {value!r}, allowed: {', '.join(ACTIVATIONS)}."
-            )
-        self._activation = value
 
     @property
     def is_packed(self) -> bool:
@@ -100,7 +114,7 @@ class CodebookLinear(nn.Module):
         if self.is_packed:
             return ops.codebook_matmul(x, self.codes, self.codebook, activation=self._activation)
         if "codebook" not in self:
-            return ops.dense_matmul(x, self.weight)
+            return self.product(x, self.weight)
         # Gradients of int8 products would stop training.
         activation = "bfloat16" if self._activation == "int8" else self._activation
         return ops.codebook_matmul_latent(x, self.weight, self.codebook, activation=activation, half_levels=True)

@@ -58,7 +58,7 @@ class Router(nn.Module):
 
         It borrows the model's output head (256, dim) without training it.
         """
-        return ops.dense_matmul(x + self.cheap_out(self.cheap_in(x)), mx.stop_gradient(head))
+        return self.cheap_out.product(x + self.cheap_out(self.cheap_in(x)), mx.stop_gradient(head))
 
     def surprise(self, cheap_logits: mx.array, tokens: mx.array) -> mx.array:
         """1 - p(token) for logits (batch, seqlen, 256) that were made one byte earlier."""

@@ -377,7 +377,7 @@ class Run:
 def _evaluating(model: Any) -> Iterator[None]:
     """`with _evaluating(model):` nothing is dropped, and everything computed in float32, however it is trained."""
     training, dtype = model.training, model.compute_dtype
-    layers = [(layer, layer.activation) for _, layer in model.codebook_layers()]
+    layers = [(layer, layer.activation) for layer in model.product_layers()]
     model.train(False)
     model.set_activation("float32")
     model.compute_dtype = mx.float32

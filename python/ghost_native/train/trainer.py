@@ -430,7 +430,7 @@ class _Precision:
 
     def __init__(self, model: Any, precision: str) -> None:
         self._model = model
-        self._layers = [(layer, layer.activation) for _, layer in model.codebook_layers()]
+        self._layers = [(layer, layer.activation) for layer in model.product_layers()]
         self._dtype = model.compute_dtype
         if precision != "float32":
             on_cpu = mx.default_device() == mx.Device(mx.cpu)
