@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from ghost_native.cli import compare, main
+from ghost_native.models import Transformer, TransformerConfig
+from ghost_native.train.folder_lock import FolderLock
 from ghost_native.train.logs import read_metrics
 
 LINE = "for each word in a line of text there is a byte to guess, number {};\n"
@@ -27,7 +30,7 @@ def test_verify_says_what_is_ready(folder, tmp_path, capsys):
     assert main(["verify", str(folder), *TINY, "--save-dir", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
     assert "ready to train" in out and "\u2717" not in out
-    for check in ("configuration", "model", "tokenizer", "data", "folder", "disk", "memory", "logs"):
+    for check in ("configuration", "model", "teacher", "tokenizer", "data", "folder", "disk", "memory", "logs"):
         assert f"\u2713 {check} " in out
     assert not (tmp_path / "run").exists()
 
@@ -36,24 +39,40 @@ def test_verify_says_what_is_ready(folder, tmp_path, capsys):
     ("changes", "check", "message"),
     [
         (["--set", "train.checkpoint_path=nowhere"], "model", "no such checkpoint: nowhere"),
+        (["--set", "train.teacher_path=nowhere"], "teacher", "no such checkpoint: nowhere"),
+        (["--set", "train.teacher_path=other.safetensors"], "teacher", "given 300 of them, allowed: 256"),
         (["--set", "data.paths=[nowhere]"], "data", "no such file or folder: nowhere"),
         (["--seqlen", "10000"], "data", "give more text or a smaller seqlen"),
         (["--batch", "1000000000"], "memory", "lower train.micro_batch_size"),
         (["--set", "train.ckpt_keep=1000000000000"], "disk", "lower train.ckpt_keep"),
     ],
 )
-def test_verify_names_what_fails(folder, changes, check, message, capsys):
+def test_verify_names_what_fails(folder, changes, check, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Transformer(TransformerConfig(vocab_size=300, n_layers=1, d_model=16, n_heads=2)).save("other.safetensors")
     assert main(["verify", str(folder), *TINY, *changes]) == 1
     done = capsys.readouterr()
     assert message in " ".join((done.out + done.err).split())
     if check:
-        assert f"\u2717 {check} " in done.out and "failed" in done.out
+        assert f"\u2717 {check} " in done.out
+        assert f"{'2 checks' if check == 'memory' else '1 check'} failed" in done.out, "data that do not fit are left"
+
+
+def test_verify_names_who_has_the_folder(folder, tmp_path, capsys):
+    command = ["verify", str(folder), *TINY, "--save-dir", str(tmp_path / "run")]
+    lock = FolderLock(tmp_path / "run")
+    lock.acquire()
+    assert main(command) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"\u2717 folder {tmp_path / 'run'} is being trained into by process {os.getpid()} on" in said
+    lock.release()
+    assert main(command) == 0, "the file of a lock is no lock"
 
 
 def test_estimate(capsys):
     assert main(["estimate", "--preset", "production"]) == 0
     out = capsys.readouterr().out
-    assert "parameters  6,6" in out and "GB at most" in out and "ms a step" in out
+    assert "parameters  6,532,961" in out and "GB at most" in out and "ms a step" in out
     assert main(["estimate", "--preset", "small", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["parameters"] == pytest.approx(30.5e6, rel=0.01)

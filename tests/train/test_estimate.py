@@ -111,8 +111,9 @@ def test_a_teacher_that_is_not_there_is_an_error():
 
 def test_parameters_are_the_models():
     config = made(GHOST)
-    model = Ghost(config.model)
-    assert estimate(config, peak_flops=1e12).parameters == model.count_params() + model.count_codebook_params()
+    model, found = Ghost(config.model), estimate(config, peak_flops=1e12)
+    assert found.parameters == model.count_params()
+    assert found.memory["weights"] == model.nbytes() == 4 * (model.count_params() + model.count_codebook_params())
 
 
 def test_arithmetic_and_time():

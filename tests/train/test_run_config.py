@@ -95,7 +95,7 @@ def test_of_two_keys_that_exclude_each_other_the_higher_layer_decides():
         ("lr=1e-3", "train.lr", 1e-3),
         ("train.learning_rate=.1", "train.lr", 0.1),
         (" train.lr = 2 ", "train.lr", 2.0),
-        ("train.compile=true", "train.compile", True),
+        ("train.gradient_checkpointing=true", "train.gradient_checkpointing", True),
         ("train.min_lr=null", "train.min_lr", None),
         ("train.min_lr=", "train.min_lr", None),
         ("train.betas=[0.8, 0.9]", "train.betas", (0.8, 0.9)),
@@ -217,6 +217,8 @@ ACROSS = [
     ("max_depth: 2\nmin_depth: 3", "text:2: model.min_depth is out of range, given 3, allowed: at most max_depth = 2"),
     ("type: transformer\nreset_every: 2", "text:2: train.reset_every has no effect, given 2, allowed: 16, its default, "
      "with model.type = transformer"),
+    ("type: ghost\ncompile: true", "text:2: train.compile has no effect, given true, allowed: false, its default, with "
+     "model.type = ghost"),
 ]  # fmt: skip
 
 

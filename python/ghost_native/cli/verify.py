@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Check that a configuration can be trained here: its keys and how they fit together, the data down to a first batch, the
-tokenizer, the model it starts from, the folder it writes to, disk and memory. One line a check; the exit code is 1 if
-one fails."""
+tokenizer, the model it starts from, a teacher, the folder it writes to and that nobody else does, disk and memory. One
+line a check; the exit code is 1 if one fails."""
 
 EXAMPLES = """\
 ghost-native verify configs/production.yaml
@@ -43,6 +44,8 @@ def run(args: Arguments) -> int:
     for name, check in CHECKS.items():
         if (name == "data" and "memory" in failed) or not _passes(name, check, config):
             failed.append(name)
+            if name == "teacher":  # said once; disk and memory are checked without it
+                config = replace(config, train=replace(config.train, teacher_path=None))
     terminal.remark(used.line())
     terminal.out().print("ready to train" if not failed else f"{terminal.plural(len(failed), 'check')} failed")
     return 1 if failed else 0
@@ -72,6 +75,15 @@ def _model(config: RunConfig) -> str:
     return f"{model.count_params():,} parameters{start}"
 
 
+def _teacher(config: RunConfig) -> str:
+    from ghost_native.train.assemble import build_teacher
+
+    teacher = build_teacher(config)
+    if teacher is None:
+        return "none"
+    return f"{teacher.count_params():,} parameters, from {config.train.teacher_path}"
+
+
 def _tokenizer(config: RunConfig) -> str:
     from ghost_native.train.assemble import build_tokenizer
 
@@ -91,8 +103,11 @@ def _data(config: RunConfig) -> str:
 
 
 def _folder(config: RunConfig) -> str:
+    from ghost_native.train.folder_lock import check_free
+
     folder = Path(config.train.save_dir)
     place = _existing(folder)
+    check_free(folder)
     with tempfile.NamedTemporaryFile(dir=place):  # only writing tells whether writing works
         pass
     from ghost_native.train.checkpoint import CheckpointFolder
@@ -149,6 +164,7 @@ def _upwards(path: Path) -> Iterator[Path]:
 # In this order: data are not tried when a batch of them would not fit.
 CHECKS: dict[str, Check] = {
     "model": _model,
+    "teacher": _teacher,
     "tokenizer": _tokenizer,
     "folder": _folder,
     "disk": _disk,

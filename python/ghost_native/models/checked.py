@@ -62,8 +62,9 @@ class ConfigError(ValueError):
         default = "" if self.key in places or not place or self.problem == UNKNOWN else " by default"
         given, allowed = self.given, self.allowed
         if place:  # in the words of YAML
-            given = {"None": "null", "True": "true", "False": "false"}.get(given, given)
-            allowed = re.sub(r"\bNone\b", "null", allowed)
+            words = {"None": "null", "True": "true", "False": "false"}
+            given = words.get(given, given)
+            allowed = re.sub(r"\b(None|True|False)\b", lambda match: words[match[0]], allowed)
         return ConfigError(
             self.owner, self.key, self.problem, given + default, allowed, hint=self.hint, related=self.related,
             place=place,

@@ -38,7 +38,7 @@ class Estimate:
     """What a run takes.
 
     Attributes:
-        parameters: of the model.
+        parameters: of the model, as its `count_params` says: without codebooks.
         flops_per_token: of a training step, forward and backward; an FMA counts 2. A teacher's or reference's forward
             pass counts too.
         tokens_per_step: in all micro-batches of one process.
@@ -75,10 +75,10 @@ def estimate(config: RunConfig, *, peak_flops: float | None = None) -> Estimate:
     """
     train = config.train
     model: Any = Ghost(config.model) if isinstance(config.model, GhostConfig) else Transformer(config.model)
-    parameters = model.count_params() + model.count_codebook_params()
-    weights = BYTES * parameters
+    held = model.count_params() + model.count_codebook_params()
+    weights = BYTES * held
     orthogonal = _inner_matrices(model) if train.optimizer == "muon" else 0
-    moments = BYTES * (2 * (parameters - orthogonal) + orthogonal)
+    moments = BYTES * (2 * (held - orthogonal) + orthogonal)
     tokens = train.micro_batch_size * config.data.seq_len * (2 if train.stage == "dpo" else 1)
     memory = {
         "weights": weights,
@@ -108,7 +108,7 @@ def estimate(config: RunConfig, *, peak_flops: float | None = None) -> Estimate:
     per_fact_step = _fact_tokens(config) * flops / (_EFFICIENCY * peak_flops)
     each = (1 - train.fact_mix) * per_step + (train.fact_mix + train.fact_share) * per_fact_step
     return Estimate(
-        parameters=parameters,
+        parameters=model.count_params(),
         flops_per_token=text_flops,
         tokens_per_step=step_tokens,
         memory=memory,

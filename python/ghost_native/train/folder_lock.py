@@ -49,12 +49,9 @@ class FolderLock:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _holder(file)
+            busy = _busy(self.folder, file)
             file.close()
-            raise FolderBusyError(
-                f"[FolderLock] {self.folder} is being trained into by {holder}; wait for it, end it, or give another "
-                "train.save_dir."
-            ) from None
+            raise busy from None
         except OSError as error:
             file.close()
             if error.errno in _WITHOUT_LOCKS:
@@ -71,6 +68,33 @@ class FolderLock:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def check_free(folder: str | Path) -> None:
+    """Find out whether a folder could be locked, without making or changing anything.
+
+    Raises:
+        FolderBusyError: another process, or a run of this one, has the lock.
+    """
+    try:
+        file = (Path(folder) / LOCK_FILE).open(encoding="utf-8")
+    except OSError:  # no folder, or none that was ever trained into
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back with the file
+        except BlockingIOError:
+            raise _busy(folder, file) from None
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                raise
+
+
+def _busy(folder: str | Path, file: IO[str]) -> FolderBusyError:
+    return FolderBusyError(
+        f"[FolderLock] {folder} is being trained into by {_holder(file)}; wait for it, end it, or give another "
+        "train.save_dir."
+    )
 
 
 def _holder(file: IO[str]) -> str:

@@ -23,7 +23,9 @@ class TrainSection(CheckedConfig):
     stage: Stage = key(
         "pretrain", "pretrain on text, sft on answers to prompts alone, dpo on which of two answers is better"
     )
-    checkpoint_path: str | None = key(None, "checkpoint to start from; None for fresh weights")
+    checkpoint_path: str | None = key(
+        None, "weights to start from: a file or the folder of a run; None for fresh ones; --resume goes on with a run"
+    )
     tokenizer_path: str | None = key(None, "SentencePiece model; None to read bytes")
 
     # How long.
@@ -58,7 +60,7 @@ class TrainSection(CheckedConfig):
         "of products; weights, sums and states stay float32; with float16 the loss is scaled against underflow",
     )
     loss_scale: float = key(65536.0, "first scale of the loss in float16; it is halved at every overflow", low=1)
-    compile: bool = key(False, "compile the step where shapes allow: faster after a slower start")
+    compile: bool = key(False, "compile the step: faster after a slower start", only="transformer")
     gradient_checkpointing: bool = key(
         False, "recompute each layer's activations in the backward pass: less memory, more time"
     )
