@@ -116,6 +116,13 @@ def test_usage_errors(run: Run, arguments: list[str], message: str) -> None:
     assert_one_line(err, message)
 
 
+def test_words_may_stand_behind_options(run: Run, checkpoint: Path, folder: Path) -> None:
+    before = run("generate", checkpoint, "for ", "--max-bytes", 9, "--seed", 1)
+    assert before[0] == 0 and run("generate", checkpoint, "--max-bytes", 9, "--seed", 1, "for ")[:2] == before[:2]
+    assert run("estimate", "--preset", "phone", folder)[0] == 0
+    assert_one_line(run("generate", checkpoint, "--seed", 1, "a", "b")[2], "unknown argument 'b'")
+
+
 def test_failures(run: Run, tmp_path: Path, checkpoint: Path, folder: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.safetensors").write_bytes(checkpoint.read_bytes()[:1000])

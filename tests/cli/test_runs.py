@@ -58,6 +58,15 @@ def test_verify_names_what_fails(folder, changes, check, message, tmp_path, monk
         assert f"{'2 checks' if check == 'memory' else '1 check'} failed" in done.out, "data that do not fit are left"
 
 
+@pytest.mark.parametrize("verb", ["verify", "train"])
+def test_a_key_of_routing_without_routing_is_remarked_on(verb, folder, tmp_path, capsys):
+    command = [verb, str(folder), *TINY, "--save-dir", str(tmp_path / "run"), "--set", "model.threshold=0.3"]
+    command += ["--dry-run"] if verb == "train" else []
+    remark = "model.threshold has no effect while model.routing is false"
+    assert main(command) == 0 and capsys.readouterr().err.count(remark) == 1
+    assert main([*command, "--set", "model.routing=true"]) == 0 and remark not in capsys.readouterr().err
+
+
 def test_verify_names_who_has_the_folder(folder, tmp_path, capsys):
     command = ["verify", str(folder), *TINY, "--save-dir", str(tmp_path / "run")]
     lock = FolderLock(tmp_path / "run")

@@ -13,6 +13,7 @@ import pytest
 from ghost_native.cli import configuration, main
 from ghost_native.cli.inspection import inspect_text
 from ghost_native.data import SentencePieceTokenizer, read_documents
+from ghost_native.data.chat import ChatTemplate, Message
 from ghost_native.generate import generate
 from ghost_native.models import Ghost, GhostConfig, Transformer, TransformerConfig, export_model, load_model
 from ghost_native.train import evaluate
@@ -155,6 +156,74 @@ def test_tokenizers_that_do_not_fit(tmp_path, monkeypatch, tokenizer, vocab, tok
     Ghost(GhostConfig(dim=32, num_layers=1)).save("g.safetensors")
     with pytest.raises(ValueError, match="a Ghost reads bytes, given the tokenizer"):
         load_saved("g.safetensors", "t.model")
+
+
+# -- conversations ----------------------------------------------------------------------------------------------------
+
+
+def chatting(kind: str, tokenizer: SentencePieceTokenizer, path: Path) -> Path:
+    """A model that can be told who speaks, saved, with its tokenizer if it has one."""
+    if kind == "ghost":
+        Ghost(GhostConfig(dim=32, num_layers=1, num_specials=6), seed=1).save(path)
+        return path
+    vocab = 262 if kind == "bytes" else VOCAB
+    Transformer(TransformerConfig(**SIZE, vocab_size=vocab), seed=1).save(path)
+    if kind == "tokens":
+        path.with_name(f"{path.stem}.tokenizer.model").write_bytes(tokenizer.model)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["ghost", "bytes", "tokens"])
+def test_chat_asks_as_training_did(kind, tokenizer, tmp_path, capfdbinary):
+    saved = load_saved(chatting(kind, tokenizer, tmp_path / "m.safetensors"))
+    specials = saved.chat
+    prompt = ChatTemplate(specials).prompt([Message("user", "what is a byte?")])
+    assert prompt[0] == specials.specials["bos"] and prompt[-1] == specials.specials["assistant"]
+    wanted = bytes(generate(saved.model, prompt, max_bytes=20, temperature=0.8, seed=3, tokenizer=specials))
+    command = ["generate", str(tmp_path / "m.safetensors"), "--max-bytes", "20", "--seed", "3", "--chat"]
+    assert main([*command, "what is a byte?"]) == 0
+    assert capfdbinary.readouterr().out == wanted and wanted
+    (tmp_path / "q.txt").write_text("what is a byte?\n")
+    assert main([*command, "--prompt-file", str(tmp_path / "q.txt")]) == 0
+    assert capfdbinary.readouterr().out == wanted, "the end of the line is no part of the question"
+    assert main([*command, " "]) == 2
+
+
+@pytest.mark.parametrize("kind", ["ghost", "bytes", "tokens"])
+def test_an_answer_stops_at_the_end_token(kind, tokenizer, tmp_path, monkeypatch, capfdbinary):
+    path = chatting(kind, tokenizer, tmp_path / "m.safetensors")
+    coder = load_saved(path).chat
+    said = [*coder.encode("a byte").tolist(), coder.specials["eos"], *coder.encode("more").tolist()]
+    fed: list[int] = []
+
+    def init_state(self, batch):
+        return 0
+
+    def step(self, tokens, state):
+        fed.extend(np.array(tokens)[0].tolist())
+        logits = np.zeros((1, tokens.shape[1], coder.vocab_size), np.float32)
+        logits[0, -1, said[state]] = 9
+        return mx.array(logits), state + 1
+
+    for model in (Ghost, Transformer):
+        monkeypatch.setattr(model, "init_state", init_state)
+        monkeypatch.setattr(model, "step", step)
+    assert main(["generate", str(path), "--chat", "what?", "--temperature", "0"]) == 0
+    assert capfdbinary.readouterr().out == b"a byte"
+    assert coder.specials["user"] in fed and coder.specials["assistant"] in fed
+
+
+def test_chat_needs_special_tokens(tokenizer, tmp_path, capsys):
+    path = tmp_path / "m.safetensors"
+    for model in (MODELS["ghost"](), MODELS["transformer"]()):
+        model.save(path)
+        assert main(["generate", str(path), "--chat", "what?"]) == 1
+        assert "no tokens that tell who speaks, given 256 tokens, allowed: at least 262" in capsys.readouterr().err
+    chatting("tokens", tokenizer, path)
+    saved = load_saved(path)
+    saved.tokenizer.specials = {"bos": 1, "eos": 2}
+    with pytest.raises(ValueError, match="has no 'system' token, it has bos, eos"):
+        _ = saved.chat
 
 
 # -- training on ------------------------------------------------------------------------------------------------------

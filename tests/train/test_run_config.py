@@ -13,6 +13,7 @@ from ghost_native.models.config import GhostConfig
 from ghost_native.models.transformer_config import TransformerConfig
 from ghost_native.train.run_config import PRESETS, ConfigError, RunConfig, TrainSection
 from ghost_native.train.run_config.names import ALIASES, ALL_KEYS
+from ghost_native.train.run_config.run import OF_ROUTING
 
 TRANSFORMER = "model: {n_layers: 2, d_model: 64, n_heads: 4, vocab_size: 262, max_seq_len: 2048}\n"
 
@@ -238,6 +239,17 @@ def test_every_rule_is_tested():
             messages = [message for _, message in ACROSS if f" {prefix}{rule.key} is" in message]
             given = [message.partition("allowed: ")[2] for message in messages]
             assert any(text and (allowed.startswith(text) or text.startswith(allowed)) for text in given), rule.key
+
+
+def test_keys_of_routing_say_so_and_are_remarked_on_without_it():
+    text = "type: ghost\nthreshold: 0.3\nMAX_DEPTH: 4\nmin_depth: 2\ntarget_depth: 0.4\ndepth_weight: 5.0\n"
+    assert RunConfig.parse(text).remarks() == [f"{name} has no effect while model.routing is false"
+                                               for name in OF_ROUTING]  # fmt: skip
+    assert RunConfig.parse(text + "routing: true").remarks() == []
+    assert RunConfig.parse("type: ghost\nthreshold: 0.5").remarks() == RunConfig.parse(TRANSFORMER).remarks() == []
+    said = {f"{section}.{name}" for section, config in (("model", GhostConfig), ("train", TrainSection))
+            for name, known in keys_of(config).items() if known.limits.doc.startswith("with routing: ")}  # fmt: skip
+    assert said == set(OF_ROUTING)
 
 
 def test_checks_also_hold_in_python():

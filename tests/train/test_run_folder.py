@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ghost_native.train.checkpoint import CheckpointFolder
+from ghost_native.train.checkpoint import MODEL_FILE, CheckpointFolder
 from ghost_native.train.folder_lock import LOCK_FILE, FolderBusyError, FolderLock
-from ghost_native.train.logs import read_metrics
+from ghost_native.train.logs import SUMMARY_FILE, read_metrics
 from tests.train.test_run import PROGRAM, ROOT, make
 
 
@@ -83,6 +83,28 @@ def test_a_run_is_not_replaced_unasked(tmp_path):
     with pytest.raises(FileExistsError, match=r"holds a run of 10 steps; resume it, overwrite it, or give another"):
         make(tmp_path)[0].train()
     assert contents(tmp_path) == before
+
+
+def test_going_on_with_a_finished_run_keeps_what_its_summary_said(tmp_path):
+    run, _ = make(tmp_path)
+    run.train()
+    path = run.logs / SUMMARY_FILE
+    before, model = json.loads(path.read_text()), (tmp_path / MODEL_FILE).read_bytes()
+    assert before["loss"] and before["bpb"]
+    again, _ = make(tmp_path)
+    assert again.resume() == 10
+    summary = again.train()
+    after = json.loads(path.read_text())
+    assert {**after, "peak_memory_bytes": 0, "seconds": 0, "throughput": 0} == {
+        **before, "peak_memory_bytes": 0, "seconds": 0, "throughput": 0
+    }  # fmt: skip
+    assert after["peak_memory_bytes"] >= before["peak_memory_bytes"]
+    assert after["seconds"] == pytest.approx(before["seconds"], abs=1)
+    assert summary.loss == before["loss"] and (tmp_path / MODEL_FILE).read_bytes() == model
+    path.write_text("{")  # killed before it was written is no summary, and one of another step says nothing of this
+    again, _ = make(tmp_path)
+    again.resume(9)
+    assert again.train().steps == 10 and json.loads(path.read_text())["loss"] == before["loss"]
 
 
 class NoData:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import mlx.core as mx
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ghost_native.train.trainer import Phase
 
 _SMOOTHING = 0.9
+_WIDE, _NARROW = 112, 94  # columns for a long bar, and below which there is no room for the score as well
 _WORDS = {"facts": "learning to use facts", "text": "learning text"}
 
 
@@ -30,7 +32,7 @@ class _Left(ProgressColumn):
 
 
 class Display(Barred, Watcher):
-    """Shows a run.
+    """Shows a run: loss, bits, the last score, what is read a second, and the most memory that MLX held.
 
     Args:
         unit: what is read, "B" or "tokens".
@@ -46,7 +48,8 @@ class Display(Barred, Watcher):
         self._loss: dict[Phase, float] = {"facts": math.nan, "text": math.nan}
         self._phase: Phase = "facts"
         self._next_line = 0.0
-        wide = self.console.width >= 100
+        self._narrow = self.console.is_terminal and self.console.width < _NARROW
+        wide = self.console.width >= _WIDE
         super().__init__(
             self.console, "starting", _Left(), wanted=not quiet, width=24 if wide else 10, total=1.0, left=math.inf
         )
@@ -63,10 +66,11 @@ class Display(Barred, Watcher):
         numbers = f"loss {self._loss[self._phase]:.3f}"
         if self._phase == "text":
             numbers += f" {'bpb' if self.unit == 'B' else 'bits/token'} {self.bpb:.3f}"
-        if not math.isnan(self.score):
+        if not math.isnan(self.score) and not self._narrow:
             numbers += f" {self.score_name} {self.score:.3f}"
         if self._phase == "text" and report.elapsed_s > 0:
             numbers += f" {self.rate(report.tokens / report.elapsed_s)}"
+        numbers += f" {terminal.size(mx.get_peak_memory())}"
         if self._bar is not None:
             what = _WORDS[self._phase] if self._phase == "facts" else f"step {report.step}"
             self._bar.update(

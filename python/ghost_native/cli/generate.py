@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -14,14 +15,21 @@ from ghost_native.cli import checkpoints, terminal
 from ghost_native.cli.errors import UsageError
 from ghost_native.cli.parser import Arguments, Parser, escaped_bytes, fact, number
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ghost_native.data.tokenizer import Tokenizer
+
 DESCRIPTION = """\
 Continue a text byte by byte, or token by token with a transformer of tokens. On a terminal the text appears as it is
-drawn; into a pipe or file go the bytes as they are, the generated ones only."""
+drawn; into a pipe or file go the bytes as they are, the generated ones only. With --chat the text is a question to a
+model tuned on conversations, and its answer ends where the model ends it."""
 
 EXAMPLES = r"""
 ghost-native generate ghost.safetensors "def " --temperature 0.7 --top-p 0.95
 ghost-native generate ghost.safetensors "Q: capital of Zembla? A: " --fact "capital of Zembla=Onhava" --temperature 0 --stop "\n"
 ghost-native generate ghost.safetensors --prompt-file start.txt --max-bytes 2000 --seed 7 > more.txt
+ghost-native generate checkpoints/questions --chat "What is the capital of France?" --temperature 0
 echo "Once upon a time" | ghost-native generate ghost.safetensors -
 """  # noqa: E501 - an example is one line
 
@@ -30,6 +38,8 @@ def add_arguments(parser: Parser) -> None:
     checkpoints.add_model(parser)
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="text to continue; - reads it from stdin")
     parser.add_argument("--prompt-file", type=Path, metavar="FILE", help="continue the bytes of this file; - is stdin")
+    parser.add_argument("--chat", action="store_true",
+                        help="ask a model tuned on conversations (stages sft and dpo): the text is what the user says")  # fmt: skip
     parser.add_argument("--max-bytes", type=number(int, 0), default=256, metavar="N", help="stop after N (default 256)")
     parser.add_argument("--temperature", type=number(float, 0), default=0.8, metavar="T",
                         help="0 takes the most likely byte, higher is more daring (default 0.8)")  # fmt: skip
@@ -43,14 +53,17 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: Arguments) -> int:
     prompt = _prompt(args)
+    if args.chat and not prompt.strip():
+        raise UsageError("--chat needs a PROMPT to answer")
     from ghost_native.generate import generate
 
-    model, tokenizer = checkpoints.load(args.checkpoint, args.tokenizer)
+    saved = checkpoints.load(args.checkpoint, args.tokenizer)
+    model, tokenizer = saved.model, saved.chat if args.chat else saved.tokenizer
     checkpoints.store_facts(model, args.fact)
     seed = secrets.randbits(32) if args.seed is None else args.seed
     drawn = generate(
         model,
-        prompt,
+        _asked(prompt, saved.chat) if args.chat else prompt,
         max_bytes=args.max_bytes,
         temperature=args.temperature,
         top_p=args.top_p,
@@ -63,9 +76,17 @@ def run(args: Arguments) -> int:
             sys.stdout.buffer.write(bytes((byte,)))
             sys.stdout.buffer.flush()
         return 0
-    terminal.out().print(Text(terminal.visible(prompt.decode("utf-8", "replace")), "dim"), end="")
+    shown = terminal.visible(prompt.decode("utf-8", "replace"))
+    terminal.out().print(Text(shown, "dim"), end="\n" if args.chat else "")
     _stream(drawn, seed)
     return 0
+
+
+def _asked(prompt: bytes, tokenizer: Tokenizer) -> np.ndarray:
+    """The tokens after which the answer to `prompt` begins."""
+    from ghost_native.data.chat import ChatTemplate, Message
+
+    return ChatTemplate(tokenizer).prompt([Message("user", prompt.decode("utf-8", "replace").removesuffix("\n"))])
 
 
 def _stream(drawn: Iterable[int], seed: int) -> None:

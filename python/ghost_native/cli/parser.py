@@ -39,6 +39,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: list[str]) -> Arguments:
         parsed, unknown = self.parse_known_args(arguments)
+        if unknown and not any(word.startswith("-") for word in unknown):
+            # An optional word behind an option, such as a prompt behind --chat.
+            parsed, unknown = self.parse_known_intermixed_args(arguments)
         if unknown:
             options = [option for action in self._actions for option in action.option_strings]
             name = unknown[0].split("=")[0]

@@ -105,7 +105,8 @@ def _go_back(args: Arguments, made: Run) -> None:
 def _introduce(config: RunConfig, made: Run, data: Data, blas_line: str, processes: int) -> None:
     train = config.train
     terminal.remark(blas_line)
-    terminal.remark(data.describe)
+    for remark in (data.describe, *config.remarks()):
+        terminal.remark(remark)
     kind = "Ghost" if config.model_type == "ghost" else "transformer"
     rows = train.micro_batch_size * train.grad_accum_steps * processes
     length = f"{train.total_steps} steps" if train.total_steps else terminal.duration(train.seconds or 0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import replace
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,8 @@ def run(args: Arguments) -> int:
     used = blas.prepare()
     config = configuration.read(args)
     _line(True, "configuration", f"{config.model_type}, stage {config.train.stage}")
+    for remark in config.remarks():
+        terminal.remark(remark)
     failed: list[str] = []
     for name, check in CHECKS.items():
         if (name == "data" and "memory" in failed) or not _passes(name, check, config):

@@ -44,7 +44,7 @@ class StepModel(Protocol):
 
 def generate(
     model: StepModel,
-    prompt: str | bytes = b"",
+    prompt: str | bytes | npt.NDArray[np.int32] = b"",
     *,
     max_bytes: int = 256,
     temperature: float = 1.0,
@@ -57,7 +57,8 @@ def generate(
 
     Args:
         model: a `Ghost`, or anything with `init_state` and `step`.
-        prompt: str (as UTF-8) or bytes, fed in pieces of up to 4096; an empty one starts a new document.
+        prompt: str (as UTF-8) or bytes, fed in pieces of up to 4096; an empty one starts a new document. Or tokens
+            (n,) as they are, such as `ChatTemplate.prompt` makes.
         max_bytes: the most bytes to generate.
         temperature, top_p: see `sample`.
         seed: the same seed gives the same bytes; a fresh one is drawn when None.
@@ -78,14 +79,17 @@ def generate(
         raise ValueError(f"[generate] max_bytes is {max_bytes}, at least 0 is needed")
     if stop is not None and not stop:
         raise ValueError("[generate] stop is empty, give at least one byte or None")
-    data = prompt.encode() if isinstance(prompt, str) else bytes(prompt)
     seed = secrets.randbits(32) if seed is None else seed
-    data = data or EMPTY_PROMPT
-    ids = np.frombuffer(data, np.uint8).astype(np.int32) if tokenizer is None else tokenizer.encode(data)
+    ids = prompt if isinstance(prompt, np.ndarray) and prompt.size else _ids(prompt, tokenizer)
     drawn = _draw(model, ids, max_bytes, temperature, top_p, seed, tokenizer)
     if tokenizer is not None:
         drawn = itertools.islice(_bytes_of(drawn, tokenizer), max_bytes)
     return drawn if stop is None else _until(drawn, stop)
+
+
+def _ids(prompt: str | bytes | npt.NDArray[np.int32], tokenizer: TokenCoder | None) -> npt.NDArray[np.int32]:
+    data = (prompt.encode() if isinstance(prompt, str) else bytes(prompt)) or EMPTY_PROMPT
+    return np.frombuffer(data, np.uint8).astype(np.int32) if tokenizer is None else tokenizer.encode(data)
 
 
 def _barred(tokenizer: TokenCoder) -> list[int]:
@@ -175,7 +179,7 @@ def decode_stream(data: Iterable[int]) -> Iterator[str]:
 
 def generate_text(
     model: StepModel,
-    prompt: str | bytes = b"",
+    prompt: str | bytes | npt.NDArray[np.int32] = b"",
     *,
     max_bytes: int = 256,
     temperature: float = 1.0,

@@ -34,9 +34,9 @@ class GhostConfig(CheckedConfig):
     head_dim: int = key(64, "width of an attention head", low=1)
     weights: WeightMode = key("codebook", "codebook for 2-bit weights, float for an unquantized twin")
     routing: bool = key(False, "skip layers per byte; off, every byte goes through every layer")
-    max_depth: int | None = key(None, "deepest a byte may go; None for num_layers", low=1, unit="layers")
-    min_depth: int = key(1, "layers every byte goes through", low=1, unit="layers")
-    threshold: float = key(0.5, "bytes whose surprise is below it stop at min_depth", low=0, high=1)
+    max_depth: int | None = key(None, "with routing: deepest a byte may go; None for num_layers", low=1, unit="layers")
+    min_depth: int = key(1, "with routing: layers every byte goes through", low=1, unit="layers")
+    threshold: float = key(0.5, "with routing: bytes whose surprise is below it stop at min_depth", low=0, high=1)
     num_specials: int = key(
         0, "token values from 256 on, besides the bytes; they may be fed but are not predicted", low=0
     )

@@ -77,6 +77,15 @@ class RunLog:
             self._writer.close()
 
 
+def read_summary(folder: str | Path) -> dict[str, Any]:
+    """The summary in a logs folder; empty where there is none that can be read."""
+    try:
+        values = json.loads((Path(folder) / SUMMARY_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:
     """The lines of a run, given its folder, its logs folder or the file itself.
 
@@ -123,6 +132,6 @@ def _event_writer(folder: Path, step: int) -> Any:
         from tensorboardX import SummaryWriter
     except ImportError:
         raise ImportError(
-            "[RunLog] TensorBoard events need tensorboardX: pip install 'ghost-native[train]', or switch them off"
+            "[RunLog] TensorBoard events need tensorboardX: pip install 'ghost-native[train]', or give tensorboard=False"
         ) from None
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)

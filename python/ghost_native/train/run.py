@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from ghost_native.train.checkpoint import MODEL_FILE, CheckpointFolder, Snapshot
 from ghost_native.train.folder_lock import FolderBusyError, FolderLock
-from ghost_native.train.logs import RunLog
+from ghost_native.train.logs import RunLog, read_summary
 from ghost_native.train.memory import MemoryMonitor
 from ghost_native.train.run_config.train_section import TrainSection
 from ghost_native.train.shares import with_all_shares, with_own_share
@@ -218,9 +218,11 @@ class Run:
                 begin = time.perf_counter()
                 if self._beside(log, report):
                     logged = (logged[0] + time.perf_counter() - begin, *logged[1:])  # not time of training
+            earlier: dict[str, Any] = {}
             if self._writes and log is None and not self._spares():
+                earlier = read_summary(self.logs)
                 log = self._open(begun)
-            summary = self._end(log, report, stopped=stop())
+            summary = self._end(log, report, stopped=stop(), earlier=earlier)
             trainer.ranks.first_says(0)  # the launcher ends a process whose peer is gone, even one that still writes
             return summary
         finally:
@@ -326,7 +328,8 @@ class Run:
         self._saved_at = step
         self.watcher.saved(step, path)
 
-    def _end(self, log: RunLog | None, report: StepReport | None, stopped: bool) -> Summary:
+    def _end(self, log: RunLog | None, report: StepReport | None, stopped: bool, earlier: dict[str, Any]) -> Summary:
+        """Save, and sum up. Without a step, what only steps tell is as in the `earlier` summary of the same step."""
         trainer = self.trainer
         # Of several processes another one may have wished to stop.
         total = trainer.total_steps
@@ -348,16 +351,17 @@ class Run:
             if failure is not None:
                 raise failure
         best = self.checkpoints.best()
+        known = earlier if earlier.get("steps") == trainer.step else {}
         summary = Summary(
             steps=trainer.step,
             tokens=trainer.tokens,
             seconds=trainer.elapsed_s,
             throughput=trainer.tokens / max(trainer.elapsed_s, 1e-9),
-            loss=report.loss if report and math.isfinite(report.loss) else None,
-            bpb=self._last_score[1] if self._last_score else None,
+            loss=report.loss if report and math.isfinite(report.loss) else known.get("loss"),
+            bpb=self._last_score[1] if self._last_score else known.get("bpb"),
             best_bpb=best.score if best else None,
             best_step=best.step if best else None,
-            peak_memory_bytes=mx.get_peak_memory(),
+            peak_memory_bytes=max(mx.get_peak_memory(), known.get("peak_memory_bytes", 0)),
             interrupted=interrupted,
             model_path=model_path,
             checkpoint_path=checkpoint_path,

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from ghost_native.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from ghost_native.data.chat import ROLES
+from ghost_native.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer, special
 from ghost_native.models.atomic import atomic_file
 from ghost_native.models.export import CONFIG, TOKENIZER, load_model
 from ghost_native.models.ghost import Ghost
@@ -26,6 +27,26 @@ class Saved(NamedTuple):
     def encoder(self) -> Tokenizer | None:
         """The tokenizer where it makes other tokens of a text than its bytes."""
         return None if self.tokenizer is None or self.tokenizer.kind != "sentencepiece" else self.tokenizer
+
+    @property
+    def chat(self) -> Tokenizer:
+        """The tokenizer with the special tokens by which the model was told who speaks.
+
+        Raises:
+            ValueError: the model has none.
+        """
+        tokenizer: Tokenizer
+        if isinstance(self.model, Ghost):
+            tokens, tokenizer = BYTES + self.model.config.num_specials, ByteTokenizer(byte_end=True)
+        else:
+            tokens, tokenizer = self.model.config.vocab_size, self.tokenizer or ByteTokenizer()
+        if tokens < tokenizer.vocab_size:
+            raise ValueError(
+                f"[Saved.chat] the model has no tokens that tell who speaks, given {tokens} tokens, allowed: at least "
+                f"{tokenizer.vocab_size}, as in models of the stages sft and dpo."
+            )
+        special(tokenizer, "bos", "eos", *ROLES)
+        return tokenizer
 
 
 def load_saved(path: str | Path, tokenizer: str | Path | None = None) -> Saved:

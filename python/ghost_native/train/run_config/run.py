@@ -18,6 +18,10 @@ from ghost_native.train.run_config.printing import to_yaml
 from ghost_native.train.run_config.train_section import TrainSection
 from ghost_native.train.run_config.yaml_file import read_change, read_file
 
+# Keys that are about the choice of layers, and where it is off about nothing. They are no error then: they may stand in
+# a file whatever `routing` is set to.
+OF_ROUTING = ("model.max_depth", "model.min_depth", "model.threshold", "train.target_depth", "train.depth_weight")
+
 # Tokens besides the 256 bytes: beginning and end of text, padding, and the three speakers of a chat.
 BYTE_SPECIALS = 6
 
@@ -70,6 +74,18 @@ class RunConfig(CheckedConfig):
     @property
     def model_type(self) -> ModelType:
         return "ghost" if isinstance(self.model, GhostConfig) else "transformer"
+
+    def remarks(self) -> list[str]:
+        """A sentence on every key that was changed where it has no effect, though it may stand there."""
+        if not isinstance(self.model, GhostConfig) or self.model.routing:
+            return []
+        names = [name for name in OF_ROUTING if self._changed(name)]
+        return [f"{name} has no effect while model.routing is false" for name in names]
+
+    def _changed(self, path: str) -> bool:
+        section, name = path.split(".")
+        part: CheckedConfig = getattr(self, section)
+        return bool(getattr(part, name) != keys_of(type(part))[name].default)
 
     @classmethod
     def load(
