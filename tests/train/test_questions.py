@@ -72,6 +72,9 @@ def test_the_example_learns_by_heart_what_it_is_asked(tmp_path, capsys):
     arguments = ["train", str(ROOT / "configs" / "questions.yaml"), str(few), *sizes, *quiet, "--ask"]
     assert main([*arguments, str(few)]) == 0
     assert "4 of 4 answered right to the byte, 100.0%" in capsys.readouterr().out
+    learned = json.loads(lines[2])
+    assert main(["generate", str(tmp_path / "run"), "--chat", learned["prompt"], "--temperature", "0"]) == 0
+    assert capsys.readouterr().out == learned["response"], "and nothing after its end"
 
 
 def test_ask_is_refused_where_nothing_is_answered(tmp_path, capsys):

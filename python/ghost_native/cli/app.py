@@ -13,7 +13,7 @@ from ghost_native.cli.parser import Arguments, Parser, nearest
 
 VERBS = {
     "quickstart": "train a small model on this Python's own text in four minutes and see what it can do",
-    "train": "train on the bytes of files or folders",
+    "train": "train a Ghost or a transformer, from a YAML file or options; on text, answers or preferences",
     "data": "look at data as training sees it; tokenizers, shards, statistics",
     "generate": "continue a text, streaming to the terminal",
     "eval": "bits per byte on files, beside gzip and xz",

@@ -39,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="text to continue; - reads it from stdin")
     parser.add_argument("--prompt-file", type=Path, metavar="FILE", help="continue the bytes of this file; - is stdin")
     parser.add_argument("--chat", action="store_true",
-                        help="ask a model tuned on conversations (stages sft and dpo): the text is what the user says")  # fmt: skip
+                        help="ask a model tuned on conversations (stages sft and dpo)")  # fmt: skip
     parser.add_argument("--max-bytes", type=number(int, 0), default=256, metavar="N", help="stop after N (default 256)")
     parser.add_argument("--temperature", type=number(float, 0), default=0.8, metavar="T",
                         help="0 takes the most likely byte, higher is more daring (default 0.8)")  # fmt: skip

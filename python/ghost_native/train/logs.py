@@ -132,6 +132,6 @@ def _event_writer(folder: Path, step: int) -> Any:
         from tensorboardX import SummaryWriter
     except ImportError:
         raise ImportError(
-            "[RunLog] TensorBoard events need tensorboardX: pip install 'ghost-native[train]', or give tensorboard=False"
+            "[RunLog] TensorBoard events need tensorboardX: pip install 'ghost-native[train]', or tensorboard=False"
         ) from None
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)

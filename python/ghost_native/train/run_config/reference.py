@@ -35,6 +35,8 @@ train:
   lr: 1e-3
 ```
 
+Reading YAML, and `--set` with it, takes `pip install 'ghost-native[train]'`; presets and the other options do without.
+
 [configs/](../configs) holds annotated examples. Values come from four places, each over the one before:
 
 1. the defaults below; some are different for `model.type: ghost`;
@@ -57,6 +59,15 @@ run.yaml:12: unknown key, given 'train.warmup', allowed: the keys of train. Did 
 
 Editors that know JSON Schema complete the keys and show these descriptions when a file begins with
 `# yaml-language-server: $schema=` and the path of [configs/schema.json](../configs/schema.json).
+"""
+
+_OF_PRESETS = """\
+A size of model by name. Of a Ghost, `quick_test` shows in seconds whether all works, `speed` is for experiments,
+`production` is the usual size, `maximum` wants much text and time, and `phone` takes next to no memory. They also say
+how long a run is, and more steps make it better; their rates are those that suit 2-bit weights with AdamW at these
+widths.
+Presets of a transformer are sizes alone: how long and how fast is as by default, or as you say.
+
 """
 
 _SECTIONS: list[tuple[str, str, type[CheckedConfig]]] = [
@@ -109,7 +120,7 @@ def _presets() -> str:
     for name, values in PRESETS.items():
         shown = (f"`{path}: {scalar(value)}`" for path, value in values.items() if path != "model.type")
         rows.append((f"`{name}`", str(values["model.type"]), ", ".join(shown)))
-    return _table(("preset", "type", "values"), rows)
+    return _OF_PRESETS + _table(("preset", "type", "values"), rows)
 
 
 def _aliases() -> str:
