@@ -9,6 +9,8 @@ from ghost_native.reference.codebook_matmul import pack_ref
 from tests.operators import rounded
 from tests.tolerances import NRMSE, assert_close, to_numpy
 
+MODES = ["float32", "bfloat16", "int8"]  # of activations
+
 
 def codebook_shape(n, k, per):
     return {"tensor": (4,), "row": (n, 1, 4)}.get(per) or (n, k // per, 4)

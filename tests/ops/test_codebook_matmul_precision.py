@@ -1,4 +1,4 @@
-"""Training products in bfloat16: rounded factors, float32 sums."""
+"""Products in bfloat16 and int8: rounded factors, float32 sums; in training those in bfloat16."""
 
 from __future__ import annotations
 
@@ -11,8 +11,54 @@ import pytest
 import ghost_native as gn
 from ghost_native.reference.codebook_matmul import codebook_matmul_ref, codebook_matmul_vjp_ref
 from tests.operators import vjp
-from tests.ops.codebook_operands import latent_operands
+from tests.ops.codebook_operands import MODES, latent_operands, operands
 from tests.tolerances import assert_close, nrmse
+
+
+@pytest.mark.parametrize("activation", MODES)
+@pytest.mark.parametrize("transpose", [True, False])
+def test_activation_modes(isa, activation, transpose):
+    """Each mode is exact arithmetic on rounded operands, whatever the instructions; and its error is as documented."""
+    limit = {"float32": 1e-6, "bfloat16": 3.5e-3, "int8": 2e-2}[activation]
+    for rows, n, k, per in [
+        (1, 70, 560, "row"),
+        (2, 66, 768, "tensor"),
+        (3, 34, 640, 64),
+        (7, 37, 272, "row"),
+        (33, 21, 288, 32),
+        (32, 33, 560, "row"),
+        (45, 70, 1104, "tensor"),
+        (47, 65, 1088, 64),
+    ]:
+        (x, xr), (codes, words), (codebook, cr), _ = operands((rows,), n, k, per, transpose=transpose)
+        y = gn.codebook_matmul(x, codes, codebook, transpose=transpose, activation=activation)
+        rounded_first = codebook_matmul_ref(xr, words, cr, transpose=transpose, activation=activation)
+        assert_close(y, rounded_first, what=f"{activation} {rows} {per}")
+        assert nrmse(y, codebook_matmul_ref(xr, words, cr, transpose=transpose)) < limit
+
+
+@pytest.mark.parametrize("activation", MODES[1:])
+def test_not_finite_in_a_reduced_mode_stays_in_its_row(isa, activation):
+    for rows in (2, 40):
+        (x, _), (codes, _), (codebook, _), _ = operands((rows,), 37, 272)
+        want = np.array(gn.codebook_matmul(x, codes, codebook, activation=activation))
+        x[1, -1] = np.nan
+        y = np.array(gn.codebook_matmul(x, codes, codebook, activation=activation))
+        assert not np.isfinite(y[1]).any()
+        np.testing.assert_array_equal(np.delete(y, 1, axis=0), np.delete(want, 1, axis=0))
+
+
+@pytest.mark.parametrize("activation", MODES)
+def test_activation_modes_of_all_forms(impl, activation):
+    (x, xr), (codes, words), (codebook, cr), (dy, dyr) = operands((5,), 40, 64, 32, "bfloat16")
+    y = gn.codebook_matmul(x, codes, codebook, activation=activation)
+    exact = impl == "metal"  # the modes are for CPUs
+    assert_close(y, codebook_matmul_ref(xr, words, cr, activation="float32" if exact else activation), "bfloat16")
+    zeros = gn.codebook_matmul(mx.zeros_like(x), codes, mx.zeros_like(codebook), activation=activation)
+    assert mx.array_equal(zeros, mx.zeros_like(y))
+    if impl == "cpu":
+        dx, _ = vjp(lambda x, c: gn.codebook_matmul(x, codes, c, activation=activation), [x, codebook], [dy])
+        assert_close(dx, codebook_matmul_vjp_ref(xr, words, cr, dyr)[0], "bfloat16")
 
 
 @pytest.mark.parametrize(
