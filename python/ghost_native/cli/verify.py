@@ -97,8 +97,8 @@ def _folder(config: RunConfig) -> str:
         pass
     from ghost_native.train.checkpoint import CheckpointFolder
 
-    steps = CheckpointFolder(folder).steps()
-    return f"{folder} can be written to" + (f"; it holds a run of {steps[-1]} steps" if steps else "")
+    held = CheckpointFolder(folder).holds()
+    return f"{folder} can be written to" + (f"; it holds {held}" if held else "")
 
 
 def _disk(config: RunConfig) -> str:

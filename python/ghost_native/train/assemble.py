@@ -21,8 +21,9 @@ from ghost_native.models.export import TOKENIZER, load_model
 from ghost_native.models.ghost import Ghost
 from ghost_native.models.transformer import Transformer
 from ghost_native.train.assemble_data import Data, build_data
+from ghost_native.train.checkpoint import CheckpointFolder
 from ghost_native.train.evaluate import evaluate
-from ghost_native.train.objective import log_likelihood, preference_objective
+from ghost_native.train.objective import batch_arrays, log_likelihood, preference_objective
 from ghost_native.train.ranks import ALONE, Ranks
 from ghost_native.train.run import Run, Watcher
 from ghost_native.train.run_config import RunConfig
@@ -40,9 +41,9 @@ def build_model(config: RunConfig) -> Ghost | Transformer:
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: it is packed, or another model than the configuration says.
+        ValueError: it is packed, another model than the configuration says, or would be replaced by the run itself.
     """
-    path = config.train.checkpoint_path
+    path = _not_replaced(config, "checkpoint_path")
     if path is None:
         if isinstance(config.model, GhostConfig):
             return Ghost(config.model, seed=config.train.seed)
@@ -69,13 +70,26 @@ def _difference(model: Ghost | Transformer, config: RunConfig) -> str:
     return f"given model.{name} = {given[name]!r}, allowed: {wanted[name]!r}."
 
 
+def _not_replaced(config: RunConfig, key: str) -> str | None:
+    """The path at a key of ``train``: a model that the run needs whenever it is resumed, so none of its own folder."""
+    path: str | None = getattr(config.train, key)
+    folder = CheckpointFolder(config.train.save_dir)
+    if path is not None and (folder.rewrites(path) or folder.rewrites(model_file(path))):
+        raise ValueError(
+            f"[build_run] train.{key} is in the run's own folder, where it would be replaced, given {path} and "
+            f"train.save_dir = {config.train.save_dir}, allowed: a copy elsewhere, or another train.save_dir."
+        )
+    return path
+
+
 def build_teacher(config: RunConfig) -> Ghost | Transformer | None:
     """The model at ``train.teacher_path``, None where none is named.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such model, or it predicts other tokens.
+        FileNotFoundError: there is no such model.
+        ValueError: it predicts other tokens, or would be replaced by the run itself.
     """
-    path = config.train.teacher_path
+    path = _not_replaced(config, "teacher_path")
     if path is None:
         return None
     teacher = load_model(model_file(path))
@@ -124,18 +138,16 @@ def build_run(config: RunConfig, *, ranks: Ranks = ALONE, watcher: Watcher | Non
         sample=_sampler(config, model, tokenizer),
         byte_level=tokenizer.kind != "sentencepiece",
         watcher=watcher,
-        keep=lambda folder: _keep(config, folder),
+        keep=lambda folder, replaces: _keep(config, tokenizer, folder, replaces),
     )
     return run, data
 
 
-def _keep(config: RunConfig, folder: Path) -> None:
+def _keep(config: RunConfig, tokenizer: Tokenizer, folder: Path, replaces: bool) -> None:
     """The configuration and the tokenizer, beside the checkpoints."""
     with atomic_file(folder / CONFIG_FILE) as temporary:
         temporary.write_text(config.to_yaml(), encoding="utf-8")
-    if config.train.tokenizer_path is None:
-        (folder / TOKENIZER).unlink(missing_ok=True)  # of a run that was replaced
-    keep_tokenizer(config.train.tokenizer_path, folder / TOKENIZER)
+    keep_tokenizer(tokenizer, folder / TOKENIZER, replaces=replaces)
 
 
 def check_documents(documents: list[Document], limit: int = CHECK_BYTES) -> list[Document]:
@@ -181,13 +193,8 @@ def _scorer(config: RunConfig, trainer: Trainer, tokenizer: Tokenizer, data: Dat
     return score
 
 
-def _arrays(batch: TokenBatch) -> dict[str, mx.array]:
-    named = {"tokens": batch.tokens, "targets": batch.targets, "weight": batch.weight}
-    return {name: mx.array(x) for name, x in named.items() if x is not None}
-
-
 def _log_likelihood(model: Any, batch: TokenBatch) -> mx.array:
-    return log_likelihood(model, _arrays(batch))
+    return log_likelihood(model, batch_arrays(batch))
 
 
 def _preference_bits(model: Any, reference: Any, batch: PreferenceBatch, beta: float) -> float:

@@ -27,10 +27,11 @@ class FolderLock:
 
     Args:
         folder: made with the lock if missing.
+        key: of the configuration, that names another folder.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, key: str = "train.save_dir") -> None:
+        self.folder, self.key = Path(folder), key
         self._file: IO[str] | None = None
 
     @property
@@ -53,7 +54,7 @@ class FolderLock:
             file.close()
             raise FolderBusyError(
                 f"[FolderLock] {self.folder} is being trained into by {holder}; wait for it, end it, or give another "
-                "train.save_dir."
+                f"{self.key}."
             ) from None
         except OSError as error:
             file.close()
