@@ -15,7 +15,7 @@ import pytest
 
 from ghost_native.train.checkpoint import MODEL_FILE, CheckpointFolder
 from ghost_native.train.folder_lock import LOCK_FILE, FolderLock
-from ghost_native.train.ranks import ALONE, PEER_LOST, _differences, tree_digest
+from ghost_native.train.ranks import ALONE, PEER_LOST, Ranks, _differences, tree_digest
 from ghost_native.train.shares import with_all_shares, with_own_share
 from tests.tolerances import nrmse
 
@@ -134,6 +134,17 @@ def test_the_command_line_trains_with_two_processes(tmp_path):
     assert "holds a run of 3 steps: --resume goes on with it" in said(done), said(done)
     done = launch(2, *command, "--resume", "auto", "--set", "train.total_steps=5")
     assert CheckpointFolder(folder).steps() == [3, 5], said(done)
+
+
+def test_only_the_first_process_unpacks_what_the_others_carry(monkeypatch):
+    ranks = Ranks()
+    ranks.size = 2
+    monkeypatch.setattr(ranks, "gather", lambda said: [said, said])
+    state = {"step": 3, "carried": [[mx.ones(2)]], "teacher_carried": [None]}
+    found = with_all_shares(ranks, state)
+    assert mx.array_equal(found["other_processes"][0]["carried"][0][0], mx.ones(2))
+    ranks.rank = 1
+    assert with_all_shares(ranks, state) is state
 
 
 def test_differences_are_told_where_they_are_short():

@@ -210,9 +210,9 @@ def _questions(path: Path, config: RunConfig) -> list[Question]:
 
     if config.train.stage == "pretrain":
         raise UsageError("--ask is for models tuned to answer: train.stage sft or dpo, given pretrain")
-    data = config.data
-    names = {data.chat_field: "messages", data.prompt_field: "prompt", data.answer_field: "response"}
-    return read_questions(path, names)
+    if not path.exists():  # what is no file here would be looked for on the Hub
+        raise CommandError(f"no such file of questions: {path}")
+    return read_questions(path, config.data.fields("sft"))
 
 
 def _ask(made: Run, tokenizer: Tokenizer, questions: list[Question]) -> None:

@@ -16,7 +16,8 @@ _PLACES = {"save_dir", "log_path", "checkpoint_path", "teacher_path", "tokenizer
 
 
 def traits(trainer: Trainer) -> dict[str, str]:
-    """By name: every key of the configuration, the weights, and all that a checkpoint brings back.
+    """By name: the keys of ``model`` and ``train`` but for places, the data as its source and position say, the weights
+    of all models, and what a step changes: state of the optimizer, average and loss scale.
 
     The recurrent state carried from window to window is each process's own, and the clock's time is nobody's.
     """
