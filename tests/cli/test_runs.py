@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,11 @@ def test_verify_names_who_has_the_folder(folder, tmp_path, capsys):
     assert f"\u2717 folder {tmp_path / 'run'} is being trained into by process {os.getpid()} on" in said
     lock.release()
     assert main(command) == 0, "the file of a lock is no lock"
+    lock = FolderLock(tmp_path / "logs")
+    lock.acquire()
+    assert main([*command, "--set", f"train.log_path={tmp_path / 'logs'}"]) == 1
+    assert "or give another train.log_path" in " ".join(capsys.readouterr().out.split())
+    lock.release()
 
 
 def test_estimate(capsys):
@@ -101,7 +107,39 @@ def test_compare_trains_both_and_reports(folder, tmp_path, capsys, monkeypatch):
     assert all(read_metrics(out / name) for name in ("ghost", "transformer"))
     assert "bits per byte" in capsys.readouterr().out
     assert main(["compare", str(folder), "--seconds", "0.5", "--out", str(out)]) == 1
-    assert "holds a run already; give another --out" in capsys.readouterr().err
+    assert re.search(r"holds a run of \d+ steps already; give another --out", capsys.readouterr().err)
+
+
+def test_a_step_gone_back_to_with_nothing_left_to_train(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = ["train", str(folder), *TINY, "--seqlen", "16", "--batch", "2", "--save-dir", str(run)]
+    out = ["--out", str(tmp_path / "m.safetensors")]
+    assert main([*arguments, "--steps", "4", "--set", "train.ckpt_interval=2"]) == 0
+    assert main([*arguments, "--steps", "2", "--resume", "2", *out]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "nothing is left to train after step 2" in error and "the model of this step is" in error
+    assert not (tmp_path / "m.safetensors").exists() and (run / "model.safetensors").exists()
+    assert {path.name for path in run.glob("step-*")} == {"step-00000002", "step-00000004"}
+
+
+def test_train_says_what_a_folder_holds(folder, tmp_path, capsys):
+    def refused(*more: str) -> str:
+        assert main(["train", str(folder), *TINY, "--save-dir", str(tmp_path / "run"), *more]) == 1
+        return " ".join(capsys.readouterr().err.split())
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.safetensors").write_bytes(b"x")
+    for more in ((), ("--resume", "auto")):
+        wanted = "holds a finished model (model.safetensors): --overwrite starts over, --save-dir FOLDER keeps both"
+        assert wanted in refused(*more)
+    (tmp_path / "run" / "config.json").write_text("{}")
+    assert "holds an exported model (config.json): --save-dir FOLDER trains elsewhere" in refused("--overwrite")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "metrics.jsonl").write_text("")
+    logs = ("--save-dir", str(tmp_path / "new"), "--set", f"train.log_path={tmp_path / 'logs'}")
+    assert "holds the metrics of a run: --overwrite starts over, --set train.log_path=FOLDER keeps both" in refused(
+        *logs
+    )
 
 
 def test_compare_wants_two_that_read_the_same(folder, tmp_path, capsys):

@@ -298,6 +298,70 @@ def test_a_configuration_that_leaves_the_size_open_takes_that_of_init(tmp_path, 
     assert configuration.TRANSFORMER_PRESET == "tiny"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "length"),
+    [(["run.yaml"], 12), (["--preset", "tiny"], 12), (["stated.yaml"], 8), (["run.yaml", "--seqlen", "9"], 9)],
+)
+def test_init_brings_its_length_where_nothing_else_is_said(arguments, length, tmp_path, corpus, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = MODELS["transformer"]()
+    model.context = 12
+    model.save("m.safetensors")
+    Path("run.yaml").write_text("train: {lr: 1e-9}\n")
+    Path("stated.yaml").write_text("data: {seq_len: 8}\n")
+    assert (
+        main(["train", *arguments, "--init", "m.safetensors", "--print-config", "--set", f"data.paths=[{corpus}]"]) == 0
+    )
+    assert RunConfig.parse(capsys.readouterr().out).data.seq_len == length
+
+
+def test_init_refuses_another_tokenizer_of_its_size(run_folder, tmp_path, tokenizer, capsys):
+    other = SentencePieceTokenizer.train([LINE.upper().format(k) for k in range(300)], VOCAB)
+    (tmp_path / "other.model").write_bytes(other.model)
+    (tmp_path / "same.model").write_bytes(tokenizer.model)
+    arguments = ["train", str(tmp_path / "rows.jsonl"), "--init", str(run_folder), *SHORT, "--save-dir"]
+    for name, code in (("other", 1), ("same", 0)):
+        path = str(tmp_path / f"{name}.model")
+        assert main([*arguments, str(tmp_path / name), "--set", f"train.tokenizer_path={path}"]) == code
+    error = " ".join(capsys.readouterr().err.split())
+    assert "has learned from the tokens of another tokenizer, given train.tokenizer_path =" in error
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_model_of_bytes_takes_the_place_of_one_of_tokens_with_its_tokenizer(run_folder, corpus, tmp_path):
+    out = tmp_path / "kept.safetensors"
+    assert (tmp_path / "kept.tokenizer.model").exists()
+    assert main(["train", str(corpus), "--preset", "phone", "--dim", "32", "--layers", "1", "--seqlen", "16", *SHORT,
+                 "--out", str(out), "--save-dir", str(tmp_path / "bytes")]) == 0  # fmt: skip
+    assert not (tmp_path / "kept.tokenizer.model").exists() and load_saved(out).tokenizer is None
+
+
+def test_prompts_without_tokens(tokenizer):
+    class Silent:
+        """A tokenizer that some prompts are nothing to, as those are that take spaces away."""
+
+        num_outputs = VOCAB
+
+        def __init__(self, specials: dict[str, int]) -> None:
+            self.specials = specials
+
+        def encode(self, text):
+            return np.array([], np.int32)
+
+        def decode_bytes(self, ids):
+            return tokenizer.decode_bytes(ids)
+
+    model = Transformer(TransformerConfig(**SIZE, vocab_size=VOCAB), seed=0)
+    values = {"max_bytes": 5, "temperature": 0, "tokenizer": Silent({"bos": 1, "eos": 2})}
+    first = int(model(mx.array([[2]]))[0, -1].argmax())
+    for prompt in ("", " "):
+        assert bytes(generate(model, prompt, **values)).startswith(tokenizer.decode_bytes([first])[:5])
+    with pytest.raises(
+        ValueError, match=r"\[generate\] the tokenizer makes no tokens of the prompt b' ', at least one"
+    ):
+        generate(model, " ", tokenizer=Silent({}))
+
+
 def test_what_is_packed_or_missing_cannot_be_trained_on(tmp_path, corpus, capsys):
     path = tmp_path / "packed.safetensors"
     MODELS["2-bit transformer"]().pack().save(path)

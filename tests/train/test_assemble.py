@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,35 @@ def test_preferences_from_a_checkpoint(tmp_path, texts, model):
     run.watcher.stepped = reports.append
     run.train()
     assert reports[0].loss == pytest.approx(math.log(2), rel=1e-3) and reports[-1].loss < 0.6 * math.log(2)
+    run, _ = build_run(made)
+    assert run.resume() == 20
+    trained(config(tmp_path / "first", model, {"paths": [str(texts)]}, seed=5, save_dir=str(tmp_path / "other")))
+    other = replace(made, train=replace(made.train, checkpoint_path=str(tmp_path / "other")))
+    with pytest.raises(ValueError, match=r"measured against another model than before, given train.checkpoint_path"):
+        build_run(other)[0].resume()
+
+
+@pytest.mark.parametrize("key", ["checkpoint_path", "teacher_path"])
+@pytest.mark.parametrize("place", ["", "model.safetensors", "step-00000002"])
+def test_a_run_needs_no_model_of_its_own_folder(tmp_path, texts, key, place):
+    data = {"paths": [str(texts)], "heldout": 0.2}
+    trained(config(tmp_path, GHOST, data))
+    with pytest.raises(ValueError, match=rf"train.{key} is in the run's own folder, where it would be replaced"):
+        build_run(config(tmp_path, GHOST, data, **{key: str(tmp_path / "run" / place)}))
+    (tmp_path / "run" / "model.safetensors").rename(tmp_path / "run" / "start.safetensors")
+    build_run(config(tmp_path, GHOST, data, **{key: str(tmp_path / "run" / "start.safetensors")}))
+
+
+def test_a_byte_tokenizer_by_name_needs_nothing_kept(tmp_path, texts):
+    data = {"paths": [str(texts)], "heldout": 0.2}
+    kept = tmp_path / "run" / "tokenizer.model"
+    kept.parent.mkdir()
+    kept.write_text("of no run")
+    trained(config(tmp_path, TRANSFORMER, data, tokenizer_path="bytes"))
+    assert kept.read_text() == "of no run"
+    run, _ = build_run(config(tmp_path, TRANSFORMER, data, tokenizer_path="bytes"))
+    run.train(overwrite=True)
+    assert not kept.exists()
 
 
 def test_starts_from_what_was_saved(tmp_path, texts):

@@ -104,6 +104,16 @@ def test_a_teacher_is_as_large_as_it_is(tmp_path, model, teacher, accumulated):
     assert found.peak_bytes == pytest.approx(measured_peak(config), rel=0.2)
 
 
+def test_a_teacher_carries_no_more_than_its_context(tmp_path):
+    path = tmp_path / "teacher.safetensors"
+    teacher = Transformer(made(TRANSFORMER).model)
+    found = []
+    for teacher.context in (32, 64):
+        teacher.save(path)
+        found.append(estimate(made(GHOST, teacher_path=str(path)), peak_flops=1e12).memory["teacher"])
+    assert found[1] - found[0] == 4 * 8 * 32 * 2 * 4 * 128, "keys and values of 32 tokens in 8 streams and 4 layers"
+
+
 def test_a_teacher_that_is_not_there_is_an_error():
     with pytest.raises(FileNotFoundError, match="no such checkpoint"):
         estimate(made(GHOST, teacher_path="nowhere"), peak_flops=1e12)

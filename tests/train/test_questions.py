@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ghost_native.cli import main
+from ghost_native.data.chat import Message
 from ghost_native.data.tokenizer import ByteTokenizer
 from ghost_native.train.questions import Answers, Question, ask, read_questions
 
@@ -58,8 +59,21 @@ def test_conversations_are_asked_for_their_last_answer(tmp_path):
     rows[0]["talk"].pop()
     with pytest.raises(ValueError, match="does not end in an answer to something, given user"):
         read_questions(write(tmp_path / "q.jsonl", rows), {"talk": "messages"})
-    with pytest.raises((ValueError, FileNotFoundError)):
+    with pytest.raises(ValueError, match="holds no questions, at least one is needed"):
         read_questions(write(tmp_path / "none.jsonl", []))
+
+
+class Indenting(ByteTokenizer):
+    """Puts a space in front of what it reads, as tokenizers with a dummy prefix do."""
+
+    def encode(self, text):
+        return super().encode(b" " + (text.encode() if isinstance(text, str) else text))
+
+
+def test_an_answer_is_compared_as_the_tokenizer_says_it():
+    question = Question((Message("user", "1+1?"),), "two")
+    assert ask(Parrot(b" two" + END), Indenting(byte_end=True), [question]).right == 1
+    assert ask(Parrot(b"two" + END), Indenting(byte_end=True), [question]).right == 0
 
 
 def test_the_example_learns_by_heart_what_it_is_asked(tmp_path, capsys):
@@ -84,3 +98,5 @@ def test_ask_is_refused_where_nothing_is_answered(tmp_path, capsys):
     config = str(ROOT / "configs" / "questions.yaml")
     assert main(["train", config, "--ask", str(tmp_path / "nowhere.jsonl")]) == 1
     assert "nowhere.jsonl" in capsys.readouterr().err
+    assert main(["train", config, "--ask", "questions"]) == 1
+    assert "no such file of questions: questions" in capsys.readouterr().err

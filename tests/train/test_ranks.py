@@ -15,27 +15,33 @@ import pytest
 
 from ghost_native.train.checkpoint import MODEL_FILE, CheckpointFolder
 from ghost_native.train.folder_lock import LOCK_FILE, FolderLock
-from ghost_native.train.ranks import ALONE, _differences, digest
+from ghost_native.train.ranks import ALONE, PEER_LOST, Ranks, _differences, tree_digest
 from ghost_native.train.shares import with_all_shares, with_own_share
 from tests.tolerances import nrmse
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = Path(sys.executable).with_name("mlx.launch")
 
-pytestmark = pytest.mark.skipif(not LAUNCH.exists(), reason="mlx.launch is not beside this Python")
+launched = pytest.mark.skipif(not LAUNCH.exists(), reason="mlx.launch is not beside this Python")
+
+
+def launch(processes: int, *program: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *program]
+    if processes > 1:
+        command = [str(LAUNCH), "-n", str(processes), "--backend", "ring", "--", *command]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
 def run(processes: int, folder: Path, **options: object) -> subprocess.CompletedProcess[str]:
     folder.mkdir(exist_ok=True)
-    program = [sys.executable, "-m", "tests.train.rank_program", str(folder), json.dumps(options)]
-    launch = [str(LAUNCH), "-n", str(processes), "--backend", "ring", "--"] if processes > 1 else []
-    return subprocess.run(launch + program, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return launch(processes, "tests.train.rank_program", str(folder), json.dumps(options))
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout + done.stderr
 
 
+@launched
 def test_two_ranks_equal_one_with_the_double_batch(tmp_path):
     found = []
     for processes in (1, 2):
@@ -51,6 +57,7 @@ def test_two_ranks_equal_one_with_the_double_batch(tmp_path):
     assert np.linalg.norm(np.concatenate(apart)) < 1e-3 * np.linalg.norm(np.concatenate(size))
 
 
+@launched
 def test_a_lost_process_ends_the_other_with_a_clear_error_and_a_usable_checkpoint(tmp_path):
     done = run(2, tmp_path, die_after=3)
     assert "another process of this run has ended" in said(done), said(done)
@@ -72,6 +79,7 @@ def test_what_is_carried_starts_anew_with_another_number_of_processes():
     assert with_own_share(ALONE, of_two)["carried"] == [None]
 
 
+@launched
 @pytest.mark.parametrize(
     ("second", "named"),
     [
@@ -90,6 +98,7 @@ def test_processes_that_differ_do_not_begin(tmp_path, second, named):
     assert "done" not in done.stdout and [path.name for path in tmp_path.iterdir()] == [LOCK_FILE]
 
 
+@launched
 def test_processes_that_resume_from_different_checkpoints_do_not_go_on(tmp_path):
     folders = tmp_path / "a", tmp_path / "b"
     for folder, lr in zip(folders, (5e-3, 6e-3), strict=True):
@@ -99,17 +108,47 @@ def test_processes_that_resume_from_different_checkpoints_do_not_go_on(tmp_path)
     assert CheckpointFolder(folders[0]).steps() == [3, 5]
 
 
+@launched
 def test_a_busy_folder_ends_all_processes(tmp_path):
     lock = FolderLock(tmp_path)
     lock.acquire()
     done = run(2, tmp_path)
-    assert said(done).count(f"is being trained into by process {os.getpid()} on") >= 1, said(done)
+    # The first one to end makes the launcher end the other, perhaps before that has said the same.
+    ends = [said(done).count(end) for end in (f"is being trained into by process {os.getpid()} on", PEER_LOST)]
+    assert ends[0] >= 1 and sum(ends) >= 2, said(done)
     assert "done" not in done.stdout
     lock.release()
 
 
+@launched
+def test_the_command_line_trains_with_two_processes(tmp_path):
+    text, folder = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text("the quick brown fox jumps over the lazy dog.\n" * 100)
+    sizes = ("--preset", "phone", "--dim", "32", "--layers", "1", "--steps", "3", "--batch", "2", "--seqlen", "16")
+    command = ("ghost_native", "train", str(text), *sizes, "--save-dir", str(folder))
+    done = launch(2, *command, "--resume", "auto", "--out", str(tmp_path / "m.safetensors"))
+    assert "on 2 processes" in said(done) and "Held-out text" in said(done), said(done)
+    assert said(done).count("there is no checkpoint in") == 1, said(done)
+    assert CheckpointFolder(folder).steps() == [3] and (tmp_path / "m.safetensors").exists()
+    done = launch(2, *command)
+    assert "holds a run of 3 steps: --resume goes on with it" in said(done), said(done)
+    done = launch(2, *command, "--resume", "auto", "--set", "train.total_steps=5")
+    assert CheckpointFolder(folder).steps() == [3, 5], said(done)
+
+
+def test_only_the_first_process_unpacks_what_the_others_carry(monkeypatch):
+    ranks = Ranks()
+    ranks.size = 2
+    monkeypatch.setattr(ranks, "gather", lambda said: [said, said])
+    state = {"step": 3, "carried": [[mx.ones(2)]], "teacher_carried": [None]}
+    found = with_all_shares(ranks, state)
+    assert mx.array_equal(found["other_processes"][0]["carried"][0][0], mx.ones(2))
+    ranks.rank = 1
+    assert with_all_shares(ranks, state) is state
+
+
 def test_differences_are_told_where_they_are_short():
-    assert digest({"a": mx.array(1.0)}) == digest({"a": mx.array(1.0)})
+    assert tree_digest({"a": mx.array(1.0)}) == tree_digest({"a": mx.array(1.0)})
     trees = (
         {"a": mx.array(1.0)},
         {"a": mx.array([1.0])},
@@ -118,7 +157,7 @@ def test_differences_are_told_where_they_are_short():
         {"a": 1.0},
         None,
     )
-    assert len({digest(tree) for tree in trees}) == len(trees)
+    assert len({tree_digest(tree) for tree in trees}) == len(trees)
     first = {f"key{i}": "1" for i in range(9)}
     text = _differences(list(first), first, {"key0": "2"})
     assert text.startswith("key0 (given 2, process 0 has 1), key1 (given nothing, process 0 has 1), ")

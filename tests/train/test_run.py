@@ -164,6 +164,21 @@ def test_a_full_disk_on_the_way_is_a_warning(tmp_path, monkeypatch):
     assert any(line[0] == "warned" and "no checkpoint at step 6" in line[1] for line in diary.lines)
 
 
+@pytest.mark.parametrize("step", [6, 10], ids=["on the way", "at the end"])
+def test_a_lost_process_is_no_full_disk(tmp_path, monkeypatch, step):
+    run, diary = make(tmp_path)
+
+    def lost(self, model, snapshot):
+        if snapshot.step == step:
+            raise ConnectionAbortedError("another process has ended")
+
+    monkeypatch.setattr(CheckpointFolder, "save", lost)
+    with pytest.raises(ConnectionAbortedError, match="another process has ended"):
+        run.train()
+    assert not any(line[0] == "warned" and "no checkpoint" in line[1] for line in diary.lines)
+    assert not (tmp_path / MODEL_FILE).exists()
+
+
 PROGRAM = """
 import sys
 import mlx.core as mx

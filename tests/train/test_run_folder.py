@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from ghost_native.models import export_model
 from ghost_native.train.checkpoint import MODEL_FILE, CheckpointFolder
 from ghost_native.train.folder_lock import LOCK_FILE, FolderBusyError, FolderLock
 from ghost_native.train.logs import SUMMARY_FILE, read_metrics
+from tests.train.runs import tiny
 from tests.train.test_run import PROGRAM, ROOT, make
 
 
@@ -69,12 +72,13 @@ def test_a_lock_is_given_back(tmp_path):
 
 def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch):
     def none(*_):
-        raise OSError(95, "Operation not supported")
+        raise OSError(errno.ENOTSUP, "Operation not supported")
 
     monkeypatch.setattr("ghost_native.train.folder_lock.fcntl.flock", none)
     run, diary = make(tmp_path)
-    assert run.train().steps == 10
-    assert any(line[0] == "warned" and "has no locks" in line[1] for line in diary.lines)
+    with run.locked():
+        assert run.train().steps == 10
+    assert sum(line[0] == "warned" and "has no locks" in line[1] for line in diary.lines) == 1
 
 
 def test_a_run_is_not_replaced_unasked(tmp_path):
@@ -154,3 +158,74 @@ def test_an_overwritten_run_leaves_nothing_behind(tmp_path):
     assert {line["kind"] for line in read_metrics(tmp_path / "old")} == {"train"}
     assert [line["step"] for line in read_metrics(tmp_path / "old") if line["kind"] == "train"] == [1, 2, 4]
     assert CheckpointFolder(tmp_path / "old").steps() == [5]
+
+
+@pytest.mark.parametrize(("back", "changes"), [(6, {}), (6, {"total_steps": 6}), (4, {})])
+def test_a_step_gone_back_to_removes_nothing_before_the_next_one(tmp_path, back, changes):
+    make(tmp_path, ckpt_keep=9)[0].train()
+    before = contents(tmp_path)
+    run, _ = make(tmp_path, ckpt_keep=9, **changes)
+    assert run.resume(back) == back
+    summary = run.train(stop=lambda: not changes)
+    assert (summary.steps, summary.interrupted, summary.model_path) == (back, not changes, None)
+    assert contents(tmp_path) == before
+
+
+def test_what_fails_to_be_kept_costs_no_run(tmp_path):
+    make(tmp_path)[0].train()
+    before = contents(tmp_path)
+    run, _ = make(tmp_path)
+
+    def keep(folder, replaces):
+        assert folder == tmp_path and replaces
+        raise OSError("no such tokenizer")
+
+    run.keep = keep
+    with pytest.raises(OSError, match="no such tokenizer"):
+        run.train(overwrite=True)
+    assert contents(tmp_path) == before
+
+
+def test_a_model_without_checkpoints_is_not_replaced_unasked(tmp_path):
+    (tmp_path / MODEL_FILE).write_bytes(b"all that is left")
+    with pytest.raises(FileExistsError, match=r"holds a finished model \(model.safetensors\); overwrite it, or give"):
+        make(tmp_path)[0].train()
+    run, _ = make(tmp_path)
+    assert run.resume() == 0
+    with pytest.raises(FileExistsError):
+        run.train()
+    assert contents(tmp_path) == {MODEL_FILE: b"all that is left"}
+    assert make(tmp_path)[0].train(overwrite=True).model_path == str(tmp_path / MODEL_FILE)
+
+
+def test_an_exported_model_is_never_replaced(tmp_path):
+    export_model(tiny(), tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(FileExistsError, match=r"an exported model \(config.json\); give another train.save_dir"):
+        make(tmp_path)[0].train(overwrite=True)
+    assert contents(tmp_path) == before
+
+
+def test_logs_elsewhere_belong_to_one_run(tmp_path):
+    logs = tmp_path / "logs"
+    first, _ = make(tmp_path / "a", log_path=str(logs))
+    with first.locked(), pytest.raises(FolderBusyError, match=f"{logs} is being trained into .* train.log_path"):
+        make(tmp_path / "b", log_path=str(logs))[0].train()
+    first.train()
+    before = contents(logs)
+    with pytest.raises(FileExistsError, match=f"{logs} holds the metrics of a run; .* give another train.log_path"):
+        make(tmp_path / "b", log_path=str(logs))[0].train()
+    assert contents(logs) == before
+    again, _ = make(tmp_path / "a", log_path=str(logs), total_steps=12)
+    assert again.resume() == 10 and again.train().steps == 12
+    assert make(tmp_path / "b", log_path=str(logs))[0].train(overwrite=True).steps == 10
+    assert make(tmp_path / "c", log_path=str(tmp_path / "c"))[0].train().steps == 10, "one folder for both"
+
+
+def test_what_a_run_writes_anew(tmp_path):
+    folder = CheckpointFolder(tmp_path / "run")
+    folder.folder.mkdir()
+    inside = ("", MODEL_FILE, "step-00000005", "step-00000005/model.safetensors", "../run/model.safetensors")
+    assert all(folder.rewrites(folder.folder / name) for name in inside)
+    outside = ("..", "../other", "teacher.safetensors", "teacher/model.safetensors", "step-5", "../run2/step-00000005")
+    assert not any(folder.rewrites(folder.folder / name) for name in outside)

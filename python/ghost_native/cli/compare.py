@@ -71,10 +71,12 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: Arguments) -> int:
+    from ghost_native.train.checkpoint import CheckpointFolder
+
     configs = read(args)
-    taken = [args.out / name for name in configs if any((args.out / name).glob("step-*"))]
-    if taken:
-        raise CommandError(f"{taken[0]} holds a run already; give another --out")
+    for name in configs:
+        if held := CheckpointFolder(args.out / name).holds():
+            raise CommandError(f"{args.out / name} holds {held} already; give another --out")
     terminal.remark(blas.prepare().line())
     results: list[Result] = []
     heldout: list[Document] = []

@@ -89,8 +89,6 @@ def read(args: Arguments) -> RunConfig:
         brought = _brought_by(args.init, files[0] if files else None)
         if not files and args.preset is None and brought["model.type"] == "transformer":
             preset = TRANSFORMER_PRESET
-        else:
-            brought.pop("data.seq_len", None)
         values = brought | values
     return RunConfig.load(files[0] if files else None, preset=preset, values=values, changes=args.changes)
 

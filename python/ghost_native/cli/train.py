@@ -11,6 +11,7 @@ from ghost_native.cli.errors import EXIT_INTERRUPTED, CommandError, UsageError
 from ghost_native.cli.parser import Arguments, Parser
 
 if TYPE_CHECKING:
+    from ghost_native.data.tokenizer import Tokenizer
     from ghost_native.train.assemble import Data
     from ghost_native.train.questions import Question
     from ghost_native.train.run import Run, Summary
@@ -63,7 +64,7 @@ def run(args: Arguments) -> int:
     used = blas.prepare()
     from ghost_native.cli.display import Display
     from ghost_native.cli.interrupt import Interrupt
-    from ghost_native.train.assemble import build_run
+    from ghost_native.train.assemble import build_run, build_tokenizer
     from ghost_native.train.ranks import Ranks
 
     ranks = Ranks.found()
@@ -73,16 +74,19 @@ def run(args: Arguments) -> int:
         _introduce(config, made, data, used.line(), ranks.size)
     if args.dry_run:
         return _show_batch(made) if ranks.first else 0
+    tokenizer = build_tokenizer(config)  # as it is now, whatever becomes of its file
     ranks.end_with_a_lost_peer()
     with made.locked():
         _go_back(args, made)
         with Interrupt() as interrupt, display:
             summary = made.train(lambda: interrupt.requested, overwrite=args.overwrite)
+        if ranks.first and args.out is not None and summary.model_path is not None:
+            _save(args, tokenizer, made, summary)
     if not ranks.first:
         return 0
     code = _finish(args, config, made, data, summary)
     if questions and not summary.interrupted:
-        _ask(config, made, questions)
+        _ask(made, tokenizer, questions)
     return code
 
 
@@ -91,15 +95,22 @@ def _go_back(args: Arguments, made: Run) -> None:
     if args.resume is not None:
         if args.resume != "auto" and not args.resume.isdigit():
             raise UsageError(f"--resume is auto or the number of a step, given {args.resume!r}")
-        if made.resume(None if args.resume == "auto" else int(args.resume)) == 0:
-            terminal.remark(f"there is no checkpoint in {made.folder} yet; a new run begins")
-        return
-    steps = made.checkpoints.steps()
-    if steps and not args.overwrite:
-        raise CommandError(
-            f"{made.folder} holds a run of {steps[-1]} steps: --resume goes on with it, --overwrite starts over, "
-            "--save-dir FOLDER keeps both"
-        )
+        if made.resume(None if args.resume == "auto" else int(args.resume)) > 0 or made.checkpoints.steps():
+            return
+    held = made.replaces()
+    if held and (made.checkpoints.exported or not args.overwrite):
+        raise CommandError(f"{held}: {_ways(made)}")
+    if args.resume is not None and made.trainer.ranks.first:
+        terminal.remark(f"there is no checkpoint in {made.folder} yet; a new run begins")
+
+
+def _ways(made: Run) -> str:
+    """What to do where a new run would replace something."""
+    if made.checkpoints.exported:
+        return "--save-dir FOLDER trains elsewhere"
+    ways = ["--resume goes on with it"] if made.checkpoints.steps() else []
+    other = "--save-dir FOLDER" if made.checkpoints.holds() else "--set train.log_path=FOLDER"
+    return ", ".join([*ways, "--overwrite starts over", f"{other} keeps both"])
 
 
 def _introduce(config: RunConfig, made: Run, data: Data, blas_line: str, processes: int) -> None:
@@ -132,22 +143,31 @@ def _show_batch(made: Run) -> int:
     return 0
 
 
-def _finish(args: Arguments, config: RunConfig, made: Run, data: Data, summary: Summary) -> int:
+def _save(args: Arguments, tokenizer: Tokenizer, made: Run, summary: Summary) -> None:
+    """The finished model and its tokenizer at --out, while no other run may change them."""
     from ghost_native.models.atomic import atomic_file
     from ghost_native.train.saved import beside, keep_tokenizer
 
+    assert summary.model_path is not None
+    replaces = args.out.exists()
+    if args.pack and not summary.interrupted:
+        type(made.trainer.model).load(summary.model_path).pack().save(args.out)
+    else:
+        with atomic_file(args.out) as temporary:
+            shutil.copyfile(summary.model_path, temporary)
+    keep_tokenizer(tokenizer, beside(args.out), replaces=replaces)
+
+
+def _finish(args: Arguments, config: RunConfig, made: Run, data: Data, summary: Summary) -> int:
     model = made.trainer.model
     if summary.model_path is None:
+        if not summary.interrupted:
+            raise CommandError(
+                f"nothing is left to train after step {summary.steps}; {made.folder} holds later checkpoints and is as "
+                f"it was; the model of this step is {made.checkpoints.path(summary.steps)}"
+            )
         terminal.err().print(f"interrupted before the first step; {made.folder} is as it was")
         return EXIT_INTERRUPTED
-    if args.out is not None:
-        finished = summary.model_path
-        if args.pack and not summary.interrupted:
-            type(model).load(finished).pack().save(args.out)
-        else:
-            with atomic_file(args.out) as temporary:
-                shutil.copyfile(finished, temporary)
-        keep_tokenizer(config.train.tokenizer_path, beside(args.out))
     if summary.interrupted:
         terminal.err().print(
             f"interrupted after {summary.steps} steps; saved {summary.checkpoint_path}. To go on: the same command "
@@ -191,18 +211,17 @@ def _questions(path: Path, config: RunConfig) -> list[Question]:
 
     if config.train.stage == "pretrain":
         raise UsageError("--ask is for models tuned to answer: train.stage sft or dpo, given pretrain")
-    data = config.data
-    names = {data.chat_field: "messages", data.prompt_field: "prompt", data.answer_field: "response"}
-    return read_questions(path, names)
+    if not path.exists():  # what is no file here would be looked for on the Hub
+        raise CommandError(f"no such file of questions: {path}")
+    return read_questions(path, config.data.fields("sft"))
 
 
-def _ask(config: RunConfig, made: Run, questions: list[Question]) -> None:
-    from ghost_native.train.assemble import build_tokenizer
+def _ask(made: Run, tokenizer: Tokenizer, questions: list[Question]) -> None:
     from ghost_native.train.questions import ask
 
     with terminal.working("asking the questions"), made.averaged():
         made.trainer.model.eval()
-        found = ask(made.trainer.model, build_tokenizer(config), questions)
+        found = ask(made.trainer.model, tokenizer, questions)
     terminal.heading("Questions")
     for question, right, said in found.failures:
         terminal.rows([("wrong", terminal.visible(f"{question} {said!r}, right is {right!r}"))])

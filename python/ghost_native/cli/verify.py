@@ -110,12 +110,14 @@ def _folder(config: RunConfig) -> str:
     folder = Path(config.train.save_dir)
     place = _existing(folder)
     check_free(folder)
+    if config.train.log_path:
+        check_free(config.train.log_path, "train.log_path")
     with tempfile.NamedTemporaryFile(dir=place):  # only writing tells whether writing works
         pass
     from ghost_native.train.checkpoint import CheckpointFolder
 
-    steps = CheckpointFolder(folder).steps()
-    return f"{folder} can be written to" + (f"; it holds a run of {steps[-1]} steps" if steps else "")
+    held = CheckpointFolder(folder).holds()
+    return f"{folder} can be written to" + (f"; it holds {held}" if held else "")
 
 
 def _disk(config: RunConfig) -> str:

@@ -54,3 +54,11 @@ class DataConfig(CheckedConfig):
         Rule("heldout", f"{HELDOUT:g}; some of that text is held out anyway",
              lambda c: c.dataset != PYTHON or c.heldout == HELDOUT, where="dataset is python"),
     )  # fmt: skip
+
+    def fields(self, stage: str) -> dict[str, str]:
+        """What the fields of records are called that a stage of training needs, by their names there."""
+        return {
+            "pretrain": {self.text_field: "text"},
+            "sft": {self.chat_field: "messages", self.prompt_field: "prompt", self.answer_field: "response"},
+            "dpo": {self.prompt_field: "prompt", self.chosen_field: "chosen", self.rejected_field: "rejected"},
+        }[stage]

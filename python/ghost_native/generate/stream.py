@@ -72,7 +72,7 @@ def generate(
 
     Raises:
         ValueError: max_bytes below 0, an empty stop, temperature or top_p out of range. Raised by the call itself, not
-            at the first byte.
+            at the first byte. Also a prompt that a tokenizer without special tokens makes no tokens of.
     """
     check_sampling(temperature, top_p, "generate")
     if max_bytes < 0:
@@ -89,7 +89,22 @@ def generate(
 
 def _ids(prompt: str | bytes | npt.NDArray[np.int32], tokenizer: TokenCoder | None) -> npt.NDArray[np.int32]:
     data = (prompt.encode() if isinstance(prompt, str) else bytes(prompt)) or EMPTY_PROMPT
-    return np.frombuffer(data, np.uint8).astype(np.int32) if tokenizer is None else tokenizer.encode(data)
+    return np.frombuffer(data, np.uint8).astype(np.int32) if tokenizer is None else prompt_tokens(tokenizer, data)
+
+
+def prompt_tokens(tokenizer: TokenCoder, prompt: str | bytes) -> npt.NDArray[np.int32]:
+    """At least one token (n,) of a prompt; one without any, such as a space to some tokenizers, starts a new document.
+
+    Raises:
+        ValueError: it has none, nor has the tokenizer one that documents are parted by.
+    """
+    ids = np.asarray(tokenizer.encode(prompt or EMPTY_PROMPT), np.int32)
+    if ids.size:
+        return ids
+    between = [tokenizer.specials[name] for name in ("eos", "bos") if name in tokenizer.specials]
+    if not between:
+        raise ValueError(f"[generate] the tokenizer makes no tokens of the prompt {prompt!r}, at least one is needed")
+    return np.array(between[:1], np.int32)
 
 
 def _barred(tokenizer: TokenCoder) -> list[int]:

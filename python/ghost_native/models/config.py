@@ -51,6 +51,11 @@ class GhostConfig(CheckedConfig):
     )
 
     @property
+    def num_outputs(self) -> int:
+        """Tokens it predicts: bytes."""
+        return 256
+
+    @property
     def depth_limit(self) -> int:
         return self.num_layers if self.max_depth is None else self.max_depth
 

@@ -54,6 +54,11 @@ class TransformerConfig(CheckedConfig):
     )  # fmt: skip
 
     @property
+    def num_outputs(self) -> int:
+        """Tokens it predicts."""
+        return self.vocab_size
+
+    @property
     def head_dim(self) -> int:
         """Width of an attention head."""
         return self.d_model // self.n_heads

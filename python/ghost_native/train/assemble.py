@@ -15,18 +15,21 @@ from ghost_native.data.chat import ChatTemplate, Message
 from ghost_native.data.config import PYTHON
 from ghost_native.data.corpora import Document
 from ghost_native.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from ghost_native.generate.stream import prompt_tokens
 from ghost_native.models.atomic import atomic_file
 from ghost_native.models.config import GhostConfig
 from ghost_native.models.export import TOKENIZER, load_model
 from ghost_native.models.ghost import Ghost
 from ghost_native.models.transformer import Transformer
 from ghost_native.train.assemble_data import Data, build_data
+from ghost_native.train.checkpoint import CheckpointFolder
+from ghost_native.train.continuation import continuation
 from ghost_native.train.evaluate import evaluate
-from ghost_native.train.objective import log_likelihood, preference_objective
+from ghost_native.train.objective import batch_arrays, log_likelihood, preference_objective
 from ghost_native.train.ranks import ALONE, Ranks
 from ghost_native.train.run import Run, Watcher
 from ghost_native.train.run_config import RunConfig
-from ghost_native.train.saved import keep_tokenizer, model_file
+from ghost_native.train.saved import keep_tokenizer, model_file, tokenizer_file
 from ghost_native.train.trainer import Trainer
 
 __all__ = ["PYTHON", "Data", "build_data", "build_model", "build_run", "build_tokenizer", "check_documents"]
@@ -40,9 +43,9 @@ def build_model(config: RunConfig) -> Ghost | Transformer:
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: it is packed, or another model than the configuration says.
+        ValueError: it is packed, another model than the configuration says, or would be replaced by the run itself.
     """
-    path = config.train.checkpoint_path
+    path = _not_replaced(config, "checkpoint_path")
     if path is None:
         if isinstance(config.model, GhostConfig):
             return Ghost(config.model, seed=config.train.seed)
@@ -69,17 +72,30 @@ def _difference(model: Ghost | Transformer, config: RunConfig) -> str:
     return f"given model.{name} = {given[name]!r}, allowed: {wanted[name]!r}."
 
 
+def _not_replaced(config: RunConfig, key: str) -> str | None:
+    """The path at a key of ``train``: a model that the run needs whenever it is resumed, so none of its own folder."""
+    path: str | None = getattr(config.train, key)
+    folder = CheckpointFolder(config.train.save_dir)
+    if path is not None and (folder.rewrites(path) or folder.rewrites(model_file(path))):
+        raise ValueError(
+            f"[build_run] train.{key} is in the run's own folder, where it would be replaced, given {path} and "
+            f"train.save_dir = {config.train.save_dir}, allowed: a copy elsewhere, or another train.save_dir."
+        )
+    return path
+
+
 def build_teacher(config: RunConfig) -> Ghost | Transformer | None:
     """The model at ``train.teacher_path``, None where none is named.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such model, or it predicts other tokens.
+        FileNotFoundError: there is no such model.
+        ValueError: it predicts other tokens, or would be replaced by the run itself.
     """
-    path = config.train.teacher_path
+    path = _not_replaced(config, "teacher_path")
     if path is None:
         return None
     teacher = load_model(model_file(path))
-    given, wanted = (256 if isinstance(c, GhostConfig) else c.vocab_size for c in (teacher.config, config.model))
+    given, wanted = teacher.config.num_outputs, config.model.num_outputs
     if given != wanted:
         raise ValueError(
             f"[build_teacher] {path} predicts other tokens than the model, given {given} of them, allowed: {wanted}."
@@ -93,16 +109,21 @@ def build_tokenizer(config: RunConfig) -> Tokenizer:
 
     Raises:
         FileNotFoundError, ValueError, ImportError: as of `load_tokenizer`.
-        ValueError: the vocabulary is larger than the model's.
+        ValueError: the vocabulary is larger than the model's, or the model has learned from another tokenizer's tokens.
     """
     path = config.train.tokenizer_path
     if isinstance(config.model, GhostConfig):
         return ByteTokenizer(byte_end=True)
     vocab = config.model.vocab_size
-    if path is None:
-        return ByteTokenizer(byte_end=vocab < ByteTokenizer().vocab_size)
-    tokenizer = load_tokenizer(path)
-    if tokenizer.vocab_size > vocab:
+    tokenizer = load_tokenizer(path) if path else ByteTokenizer(byte_end=vocab < ByteTokenizer().vocab_size)
+    start = config.train.checkpoint_path
+    kept = None if start is None or vocab <= ByteTokenizer().vocab_size else tokenizer_file(start)
+    if kept is not None and kept.read_bytes() != getattr(tokenizer, "model", None):
+        raise ValueError(
+            f"[build_tokenizer] {start} has learned from the tokens of another tokenizer, given train.tokenizer_path = "
+            f"{path}, allowed: {kept} or one like it."
+        )
+    if path is not None and tokenizer.vocab_size > vocab:
         raise ValueError(
             f"[build_tokenizer] {path} has {tokenizer.vocab_size} tokens, the model {vocab}; set model.vocab_size to "
             f"{tokenizer.vocab_size} or train a smaller tokenizer."
@@ -124,18 +145,16 @@ def build_run(config: RunConfig, *, ranks: Ranks = ALONE, watcher: Watcher | Non
         sample=_sampler(config, model, tokenizer),
         byte_level=tokenizer.kind != "sentencepiece",
         watcher=watcher,
-        keep=lambda folder: _keep(config, folder),
+        keep=lambda folder, replaces: _keep(config, tokenizer, folder, replaces),
     )
     return run, data
 
 
-def _keep(config: RunConfig, folder: Path) -> None:
+def _keep(config: RunConfig, tokenizer: Tokenizer, folder: Path, replaces: bool) -> None:
     """The configuration and the tokenizer, beside the checkpoints."""
     with atomic_file(folder / CONFIG_FILE) as temporary:
         temporary.write_text(config.to_yaml(), encoding="utf-8")
-    if config.train.tokenizer_path is None:
-        (folder / TOKENIZER).unlink(missing_ok=True)  # of a run that was replaced
-    keep_tokenizer(config.train.tokenizer_path, folder / TOKENIZER)
+    keep_tokenizer(tokenizer, folder / TOKENIZER, replaces=replaces)
 
 
 def check_documents(documents: list[Document], limit: int = CHECK_BYTES) -> list[Document]:
@@ -181,13 +200,8 @@ def _scorer(config: RunConfig, trainer: Trainer, tokenizer: Tokenizer, data: Dat
     return score
 
 
-def _arrays(batch: TokenBatch) -> dict[str, mx.array]:
-    named = {"tokens": batch.tokens, "targets": batch.targets, "weight": batch.weight}
-    return {name: mx.array(x) for name, x in named.items() if x is not None}
-
-
 def _log_likelihood(model: Any, batch: TokenBatch) -> mx.array:
-    return log_likelihood(model, _arrays(batch))
+    return log_likelihood(model, batch_arrays(batch))
 
 
 def _preference_bits(model: Any, reference: Any, batch: PreferenceBatch, beta: float) -> float:
@@ -209,20 +223,21 @@ def _sampler(config: RunConfig, model: Any, tokenizer: Tokenizer) -> Callable[[s
 
     def sample(prompt: str) -> str:
         if train.stage == "pretrain":
-            ids = tokenizer.encode(prompt or "\n")
+            ids = prompt_tokens(tokenizer, prompt)
         else:
             ids = ChatTemplate(tokenizer).prompt([Message("user", prompt)])
         random = np.random.default_rng(train.seed)
-        state = model.init_state(1)
-        logits, state = model.step(mx.array(ids)[None], state)
         said: list[int] = []
-        for _ in range(train.sample_tokens):
-            known = np.array(logits[0, -1].astype(mx.float32))[: tokenizer.vocab_size]
-            token = _choose(known, train.sample_temperature, random)
+        for token in continuation(
+            model,
+            ids,
+            lambda x: _choose(x, train.sample_temperature, random),
+            tokenizer.vocab_size,
+            train.sample_tokens,
+        ):
             if train.stage != "pretrain" and token == tokenizer.specials["eos"]:
                 break
             said.append(token)
-            logits, state = model.step(mx.array([[token]]), state)
         return tokenizer.decode_bytes(said).decode("utf-8", "replace")
 
     return sample

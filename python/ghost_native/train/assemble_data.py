@@ -247,12 +247,7 @@ class _Builder:
         )
 
     def _fields(self) -> dict[str, str]:
-        data = self.data
-        return {
-            "pretrain": {data.text_field: "text"},
-            "sft": {data.chat_field: "messages", data.prompt_field: "prompt", data.answer_field: "response"},
-            "dpo": {data.prompt_field: "prompt", data.chosen_field: "chosen", data.rejected_field: "rejected"},
-        }[self.train.stage]
+        return self.data.fields(self.train.stage)
 
     def _reader(self, paths: str | Sequence[str], format: Format) -> Reader:
         """In its own order."""

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from ghost_native.models.atomic import atomic_file, atomic_folder, clean, remove_folder
+from ghost_native.models.export import CONFIG
 
 FORMAT = "ghost_native.run.v1"
 MODEL_FILE, TRAINING_FILE, STATE_FILE = "model.safetensors", "training.safetensors", "state.json"
@@ -92,6 +93,27 @@ class CheckpointFolder:
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:08}"
+
+    @property
+    def exported(self) -> bool:
+        """Whether an exported model is here: its configuration would belong to no model that a run writes."""
+        return (self.folder / CONFIG).exists()
+
+    def holds(self) -> str:
+        """What of an earlier run or another model is here, in words; empty for nothing."""
+        if self.exported:
+            return f"an exported model ({CONFIG})"
+        if steps := self.steps():
+            return f"a run of {steps[-1]} steps"
+        return f"a finished model ({MODEL_FILE})" if (self.folder / MODEL_FILE).exists() else ""
+
+    def rewrites(self, path: str | Path) -> bool:
+        """Whether `path` is, or is in, what a run in this folder writes anew or removes: its model or checkpoints."""
+        place, folder = Path(path).resolve(), self.folder.resolve()
+        if not place.is_relative_to(folder):
+            return False
+        first = next(iter(place.relative_to(folder).parts), MODEL_FILE)
+        return first == MODEL_FILE or _NAME.fullmatch(first) is not None
 
     def best(self) -> Best | None:
         """The best step so far, as last recorded."""

@@ -98,7 +98,7 @@ def estimate(config: RunConfig, *, peak_flops: float | None = None) -> Estimate:
         text_flops += flops / 3  # the reference goes forward only
     if train.teacher_path:
         teacher = load_model(model_file(train.teacher_path))
-        memory["teacher"] = teacher.nbytes() + _teacher_bytes(config, teacher.config, tokens)
+        memory["teacher"] = teacher.nbytes() + _teacher_bytes(config, teacher, tokens)
         text_flops += flops_per_token(config, teacher) / 3
     checkpoint = weights + moments + memory.get("average", 0.0)
     step_tokens = tokens * train.grad_accum_steps
@@ -124,7 +124,6 @@ def activation_bytes(config: RunConfig, tokens: int) -> float:
     model, train = config.model, config.train
     width = model.dim if isinstance(model, GhostConfig) else model.d_model
     layers = model.num_layers if isinstance(model, GhostConfig) else model.n_layers
-    vocab = 256 if isinstance(model, GhostConfig) else model.vocab_size
     kept, logits = (
         (_GHOST_KEPT, _GHOST_LOGITS) if isinstance(model, GhostConfig) else (_TRANSFORMER_KEPT, _TRANSFORMER_LOGITS)
     )
@@ -132,7 +131,7 @@ def activation_bytes(config: RunConfig, tokens: int) -> float:
     inside = layers * layer
     if train.gradient_checkpointing:
         inside = layers * 2 * width + layer  # inputs of all, the rest of one
-    values = tokens * (inside + _passing(model) + logits * vocab)
+    values = tokens * (inside + _passing(model) + logits * model.num_outputs)
     on_gpu = mx.default_device() != mx.Device(mx.cpu)
     half = train.precision == "float16" or (train.precision == "bfloat16" and on_gpu)
     return BYTES * values * (_HALF if half else 1.0)
@@ -154,16 +153,15 @@ def _fact_bytes(config: RunConfig) -> float:
     return activation_bytes(config, tokens) + BYTES * (_FACT_KEYS * rows * _KEY_WIDTH + _FACT_TOKENS * tokens)
 
 
-def _teacher_bytes(config: RunConfig, teacher: GhostConfig | TransformerConfig, tokens: int) -> float:
+def _teacher_bytes(config: RunConfig, teacher: Ghost | Transformer, tokens: int) -> float:
     """Bytes that a teacher adds besides its weights: its forward pass or the divergence, and a state it carries."""
-    own, its = (_passing(model) for model in (config.model, teacher))
-    vocab = 256 if isinstance(teacher, GhostConfig) else teacher.vocab_size
-    held = BYTES * tokens * max(_TEACHER_LOGITS * vocab, its - own)
+    own, its = (_passing(model) for model in (config.model, teacher.config))
+    held = BYTES * tokens * max(_TEACHER_LOGITS * teacher.config.num_outputs, its - own)
     carries = config.model_type == "ghost" and config.train.stage == "pretrain"
-    if carries and isinstance(teacher, TransformerConfig):
-        length = min(teacher.max_seq_len, config.train.reset_every * config.data.seq_len)
+    if carries and isinstance(teacher, Transformer):
+        length = min(teacher.context, config.train.reset_every * config.data.seq_len)
         streams = config.train.micro_batch_size * config.train.grad_accum_steps
-        held += BYTES * streams * length * 2 * teacher.n_layers * teacher.d_model
+        held += BYTES * streams * length * 2 * teacher.config.n_layers * teacher.config.d_model
     return held
 
 

@@ -27,10 +27,11 @@ class FolderLock:
 
     Args:
         folder: made with the lock if missing.
+        key: of the configuration, that names another folder.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, key: str = "train.save_dir") -> None:
+        self.folder, self.key = Path(folder), key
         self._file: IO[str] | None = None
 
     @property
@@ -49,7 +50,7 @@ class FolderLock:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            busy = _busy(self.folder, file)
+            busy = _busy(self.folder, self.key, file)
             file.close()
             raise busy from None
         except OSError as error:
@@ -70,8 +71,12 @@ class FolderLock:
             self._file = None
 
 
-def check_free(folder: str | Path) -> None:
+def check_free(folder: str | Path, key: str = "train.save_dir") -> None:
     """Find out whether a folder could be locked, without making or changing anything.
+
+    Args:
+        folder: need not be there.
+        key: of the configuration, that names another folder.
 
     Raises:
         FolderBusyError: another process, or a run of this one, has the lock.
@@ -84,16 +89,15 @@ def check_free(folder: str | Path) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back with the file
         except BlockingIOError:
-            raise _busy(folder, file) from None
+            raise _busy(folder, key, file) from None
         except OSError as error:
             if error.errno not in _WITHOUT_LOCKS:
                 raise
 
 
-def _busy(folder: str | Path, file: IO[str]) -> FolderBusyError:
+def _busy(folder: str | Path, key: str, file: IO[str]) -> FolderBusyError:
     return FolderBusyError(
-        f"[FolderLock] {folder} is being trained into by {_holder(file)}; wait for it, end it, or give another "
-        "train.save_dir."
+        f"[FolderLock] {folder} is being trained into by {_holder(file)}; wait for it, end it, or give another {key}."
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from ghost_native import ops
+from ghost_native.data.batch import TokenBatch
 from ghost_native.models.ghost import Forward, Ghost
 from ghost_native.nn.fact_memory import PackedFacts
 from ghost_native.train.run_config.train_section import TrainSection
@@ -30,6 +31,13 @@ class Share(NamedTuple):
     part: mx.array | float
 
 
+def batch_arrays(batch: TokenBatch, begin: int = 0, rows: int | None = None) -> dict[str, mx.array]:
+    """`rows` of a batch from `begin` on, None for all: tokens, targets and weight as far as it has them."""
+    named = {"tokens": batch.tokens, "targets": batch.targets, "weight": batch.weight}
+    end = None if rows is None else begin + rows
+    return {name: mx.array(x[begin:end]) for name, x in named.items() if x is not None}
+
+
 def language_objective(
     model: Any,
     arrays: dict[str, mx.array],
@@ -51,7 +59,7 @@ def language_objective(
     if ghost:
         total = total + _auxiliary(model, out, arrays["targets"], weight, config, share)
     if teacher_logits is not None:
-        apart = _weighted(_divergences(out.logits, teacher_logits), weight).sum()
+        apart = _weighted(divergences(out.logits, teacher_logits), weight).sum()
         total = total + config.distill_weight * share.each * apart
     return Objective(total, nats, out.state)
 
@@ -144,12 +152,8 @@ def _mean(values: mx.array, weight: mx.array | None, axis: int | None = -1) -> m
     return (values * weight).sum(axis=axis, keepdims=True) / mx.maximum(total, 1e-6)
 
 
-def divergence(logits: mx.array, teacher_logits: mx.array) -> mx.array:
-    """Mean KL(teacher || model) per token, nats."""
-    return _divergences(logits, teacher_logits).mean()
-
-
-def _divergences(logits: mx.array, teacher_logits: mx.array) -> mx.array:
+def divergences(logits: mx.array, teacher_logits: mx.array) -> mx.array:
+    """KL(teacher || model) of every token, nats."""
     teacher = mx.stop_gradient(teacher_logits.astype(mx.float32))
     log_p = teacher - mx.logsumexp(teacher, axis=-1, keepdims=True)
     log_q = logits - mx.logsumexp(logits, axis=-1, keepdims=True)

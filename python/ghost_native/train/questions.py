@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import mlx.core as mx
 import numpy as np
 
 from ghost_native.data.chat import ChatTemplate, Message, conversation_of
 from ghost_native.data.selection import Selection
 from ghost_native.data.sources import open_reader
 from ghost_native.data.tokenizer import Tokenizer
+from ghost_native.train.continuation import continuation
 
 _FAILURES = 8  # that are kept to be shown
 _ROOM = 16  # tokens that an answer may be longer than the right one
@@ -71,7 +71,7 @@ def read_questions(path: Any, fields: Mapping[str, str] | None = None) -> list[Q
 def ask(
     model: Any, tokenizer: Tokenizer, questions: Sequence[Question], progress: Callable[[int], None] = lambda done: None
 ) -> Answers:
-    """The most likely answer to every question, compared with the right one.
+    """The most likely answer to every question, compared with the right one as the tokenizer says it.
 
     Args:
         model: a Ghost or a transformer.
@@ -83,9 +83,9 @@ def ask(
     right = 0
     failures: list[tuple[str, str, str]] = []
     for done, question in enumerate(questions, 1):
-        longest = len(tokenizer.encode(question.answer)) + _ROOM
-        said = answer(model, tokenizer, template.prompt(question.messages), longest)
-        if said == question.answer.encode():
+        wanted = tokenizer.encode(question.answer).tolist()
+        said = answer(model, tokenizer, template.prompt(question.messages), len(wanted) + _ROOM)
+        if said == tokenizer.decode_bytes(wanted):  # some tokenizers put a space in front
             right += 1
         elif len(failures) < _FAILURES:
             text = "(no end)" if said is None else said.decode("utf-8", "replace")
@@ -96,13 +96,9 @@ def ask(
 
 def answer(model: Any, tokenizer: Tokenizer, prompt: np.ndarray, longest: int) -> bytes | None:
     """What the model most likely says after `prompt` (n,) int32; None without an end within `longest` tokens."""
-    end = tokenizer.specials["eos"]
-    logits, state = model.step(mx.array(prompt)[None], model.init_state(1))
     said: list[int] = []
-    while len(said) <= longest:
-        token = int(np.array(logits[0, -1].astype(mx.float32))[: tokenizer.vocab_size].argmax())
-        if token == end:
+    for token in continuation(model, prompt, lambda x: int(x.argmax()), tokenizer.vocab_size, longest + 1):
+        if token == tokenizer.specials["eos"]:
             return tokenizer.decode_bytes(said)
         said.append(token)
-        logits, state = model.step(mx.array([[token]]), state)
     return None

@@ -125,7 +125,7 @@ class Ranks:
         threading.Thread(target=wait, daemon=True).start()
 
 
-def digest(tree: Any) -> str:
+def tree_digest(tree: Any) -> str:
     """A fingerprint of a tree of arrays and plain values, bit for bit."""
     found = hashlib.sha256()
     leaves: list[tuple[str, Any]] = tree_flatten(tree)  # type: ignore[assignment]

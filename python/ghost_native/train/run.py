@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from ghost_native.train.checkpoint import MODEL_FILE, CheckpointFolder, Snapshot
 from ghost_native.train.folder_lock import FolderBusyError, FolderLock
-from ghost_native.train.logs import RunLog, read_summary
+from ghost_native.train.logs import METRICS_FILE, RunLog, read_summary
 from ghost_native.train.memory import MemoryMonitor
 from ghost_native.train.run_config.train_section import TrainSection
 from ghost_native.train.shares import with_all_shares, with_own_share
@@ -86,7 +86,8 @@ class Run:
         sample: the continuation of a prompt; None for no samples.
         byte_level: tokens are bytes, so that bits per token are bits per byte.
         watcher: told what happens.
-        keep: called with the run's folder once a first step has been computed, to put there what belongs to the model.
+        keep: called with the run's folder once a first step has been computed, to put there what belongs to the model,
+            and whether the run replaces another one there.
 
     What an earlier run left in the folder, or this one after the checkpoint it goes on from, stays until the first step
     has been computed: a run that cannot start costs nothing.
@@ -101,7 +102,7 @@ class Run:
         sample: Callable[[str], str] | None = None,
         byte_level: bool = True,
         watcher: Watcher | None = None,
-        keep: Callable[[Path], None] = lambda folder: None,
+        keep: Callable[[Path, bool], None] = lambda folder, replaces: None,
     ) -> None:
         self.trainer, self.config = trainer, config
         self.score, self.sample, self.byte_level, self.keep = score, sample, byte_level, keep
@@ -109,7 +110,11 @@ class Run:
         self.folder = Path(config.save_dir)
         self.logs = Path(config.log_path) if config.log_path else self.folder / LOGS_FOLDER
         self.checkpoints = CheckpointFolder(self.folder, config.ckpt_keep)
-        self._lock = FolderLock(self.folder)
+        # Metrics in a folder of their own may be those of another run, which that of the checkpoints tells nothing of.
+        self._locks = [FolderLock(self.folder)]
+        if config.log_path and self.logs.resolve() != self.folder.resolve():
+            self._locks.append(FolderLock(self.logs, "train.log_path"))
+        self._locked = False
         self._writes = trainer.ranks.first
         self._last_score: tuple[int, float] | None = None  # step and bits per byte
         self._best_score = math.inf
@@ -117,30 +122,47 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """`with run.locked():` no other process writes to the folder. `train` sees to it itself.
+        """`with run.locked():` no other process writes to the folder or the logs. `train` sees to it itself.
+
+        Every process of the run must enter it at the same point.
 
         Raises:
             FolderBusyError: another process trains into it; raised in all processes of this run.
         """
-        if self._lock.held:
+        if self._locked:  # not whether a lock is held: only the first process has it, and not on every file system
             yield
             return
-        problem = self._take_lock() if self._writes else ""
-        problem = self.trainer.ranks.gather(problem)[0]
-        if problem:
-            raise FolderBusyError(problem)
         try:
+            problem = self._take_locks() if self._writes else ""
+            problem = self.trainer.ranks.gather(problem)[0]
+            if problem:
+                raise FolderBusyError(problem)
+            self._locked = True
             yield
         finally:
-            self._lock.release()
+            self._locked = False
+            for lock in self._locks:
+                lock.release()
 
-    def _take_lock(self) -> str:
+    def _take_locks(self) -> str:
         try:
-            if not self._lock.acquire():
-                self.watcher.warned(f"the file system of {self.folder} has no locks; let no other run write there")
+            without = [lock.folder for lock in self._locks if not lock.acquire()]
         except FolderBusyError as error:
             return str(error)
+        for folder in without:
+            self.watcher.warned(f"the file system of {folder} has no locks; let no other run write there")
         return ""
+
+    def replaces(self) -> str:
+        """Which folder holds what that a new run would replace; empty for none. All processes must ask at one point."""
+        return self.trainer.ranks.gather(self._held() if self._writes else "")[0]
+
+    def _held(self) -> str:
+        if held := self.checkpoints.holds():
+            return f"{self.folder} holds {held}"
+        # Those in the run's own folder are of one that was ended before its first checkpoint.
+        shared = self.config.log_path and (self.logs / METRICS_FILE).exists()
+        return f"{self.logs} holds the metrics of a run" if shared else ""
 
     def resume(self, step: int | None = None) -> int:
         """Go back to a checkpoint: of `step`, or the newest that is undamaged. The step, 0 when there is none.
@@ -187,17 +209,18 @@ class Run:
             overwrite: replace the run that the folder holds, as soon as a first step has been computed.
 
         Raises:
-            FileExistsError: the folder holds a run that this one neither goes on with nor replaces.
+            FileExistsError: the folder holds a run or a model that this run neither goes on with nor replaces.
             FolderBusyError: another process trains into the folder.
             ValueError: the processes of the run differ in configuration, data or checkpoint.
             OSError: the model or last checkpoint could not be written. Checkpoints on the way only warn.
         """
         with self.locked():
-            if self._spares() and not overwrite:
-                raise FileExistsError(
-                    f"[Run.train] {self.folder} holds a run of {self.checkpoints.steps()[-1]} steps; resume it, "
-                    "overwrite it, or give another train.save_dir."
-                )
+            held = self.replaces() if self._saved_at < 0 else ""
+            exported = self.checkpoints.exported
+            if held and (exported or not overwrite):
+                ways = ["resume it"] * bool(self.checkpoints.steps()) + ["overwrite it"]
+                key = "train.save_dir" if self.checkpoints.holds() else "train.log_path"
+                raise FileExistsError(f"[Run.train] {held}; {_or([] if exported else ways)}give another {key}.")
             return self._train(stop)
 
     def _train(self, stop: Callable[[], bool]) -> Summary:
@@ -230,16 +253,19 @@ class Run:
                 log.close()
 
     def _spares(self) -> bool:
-        """Whether the folder holds a run that this one does not go on with."""
-        return self._saved_at < 0 and bool(self.checkpoints.steps())
+        """Whether the folder holds what this run, before a step, has no right to: another run, or its own later end."""
+        later = any(step > self._saved_at for step in self.checkpoints.steps())
+        return later or (self._saved_at < 0 and bool(self._held()))
 
     def _open(self, step: int) -> RunLog:
         """Make the folder this run's, which goes on from `step`: nothing stays of what it replaces."""
         self.logs.mkdir(parents=True, exist_ok=True)
         self.checkpoints.clean()
+        self.keep(
+            self.folder, self._saved_at < 0 and bool(self.checkpoints.holds())
+        )  # may fail, so nothing is gone yet
         self.checkpoints.drop_after(self._saved_at)
         (self.folder / MODEL_FILE).unlink(missing_ok=True)  # of an earlier end of the run, older than what comes
-        self.keep(self.folder)
         return RunLog(self.logs, step=step, tensorboard=self._tensorboard())
 
     # -- what happens at a step ---------------------------------------------------------------------------------------
@@ -252,6 +278,8 @@ class Run:
         if evaluates or saves:
             try:
                 self._save(best or saves)
+            except ConnectionAbortedError:  # an OSError too, but of a lost process
+                raise
             except OSError as error:
                 self.watcher.warned(f"no checkpoint at step {step}: {error}; earlier ones are kept")
         if log is not None and _every(config.sample_interval, step):
@@ -341,6 +369,8 @@ class Run:
             self._score(log, report)
         try:
             self._save(log is not None)
+        except ConnectionAbortedError:
+            raise
         except OSError as error:
             failure = error
         if log is not None:
@@ -392,6 +422,10 @@ def _evaluating(model: Any) -> Iterator[None]:
         model.compute_dtype = dtype
         for layer, activation in layers:
             layer.activation = activation
+
+
+def _or(ways: list[str]) -> str:
+    return "".join(f"{way}, " for way in ways) + ("or " if ways else "")
 
 
 def _every(interval: int, step: int) -> bool:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 from ghost_native.data.chat import ROLES
-from ghost_native.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer, special
+from ghost_native.data.tokenizer import (
+    ByteTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    special,
+)
 from ghost_native.models.atomic import atomic_file
 from ghost_native.models.export import CONFIG, TOKENIZER, load_model
 from ghost_native.models.ghost import Ghost
@@ -127,8 +132,17 @@ def beside(path: Path) -> Path:
     return path.with_name(f"{path.stem}.{TOKENIZER}")
 
 
-def keep_tokenizer(tokenizer: str | Path | None, path: Path) -> None:
-    """Keep a copy of the SentencePiece model at path, so that the model stays readable; None needs nothing kept."""
-    if tokenizer is not None and not (path.exists() and path.samefile(tokenizer)):
-        with atomic_file(path) as temporary:
-            shutil.copyfile(tokenizer, temporary)
+def keep_tokenizer(tokenizer: Tokenizer, path: Path, *, replaces: bool) -> None:
+    """Keep the SentencePiece model at path, so that the model beside it stays readable; bytes need nothing kept.
+
+    Args:
+        tokenizer: of the model.
+        path: where to.
+        replaces: a file there is of a model that this one replaces, and goes with it.
+    """
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        if not path.exists() or path.read_bytes() != tokenizer.model:
+            with atomic_file(path) as temporary:
+                temporary.write_bytes(tokenizer.model)
+    elif replaces:
+        path.unlink(missing_ok=True)

@@ -17,10 +17,12 @@ _OTHERS = "other_processes"
 
 
 def with_all_shares(ranks: Ranks, state: dict[str, Any]) -> dict[str, Any]:
-    """The state of the first process with what the others have; each process must call this at the same point."""
+    """In the first process its state with what the others have; each process must call this at the same point."""
     if ranks.size == 1:
         return state
     said = ranks.gather(_encode({name: state[name] for name in _OWN}))
+    if not ranks.first:
+        return state
     return {**state, _OTHERS: [_decode(text) for text in said[1:]]}
 
 

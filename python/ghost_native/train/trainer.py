@@ -22,13 +22,15 @@ from ghost_native.train.loss_scale import LossScale
 from ghost_native.train.objective import (
     Objective,
     Share,
+    batch_arrays,
     fact_objective,
     language_objective,
     log_likelihood,
     preference_objective,
 )
 from ghost_native.train.optimizer import Optimizer
-from ghost_native.train.ranks import ALONE, Ranks
+from ghost_native.train.precision import Precision
+from ghost_native.train.ranks import ALONE, Ranks, tree_digest
 from ghost_native.train.run_config.train_section import WARMUP, TrainSection
 from ghost_native.train.schedule import learning_rate
 from ghost_native.train.traits import traits
@@ -132,6 +134,7 @@ class Trainer:
         self._teacher_carried: list[Any] = [None] * config.grad_accum_steps
         self.reference = copy.deepcopy(model).freeze().eval() if config.stage == "dpo" else None
         """The model as it was at first, which preferences are measured against."""
+        self._reference_digest = None if self.reference is None else tree_digest(self.reference.parameters())
         compiled = mx.compile if config.compile else lambda function, **_: function
         held = [model.state]
         self._language = compiled(nn.value_and_grad(model, self._language_loss), inputs=held, outputs=held)
@@ -155,6 +158,7 @@ class Trainer:
             "loss_scale": self.loss_scale.state() if self.loss_scale else None,
             "source": dict(self.source.state()),
             "plain": dict(self.plain.state()) if self.plain else None,
+            "reference": self._reference_digest,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -174,6 +178,11 @@ class Trainer:
         for name in ("m", "v", "momentum"):
             if state["optimizer"][name].keys() != self.optimizer.state[name].keys():
                 raise ValueError("[Trainer.restore] the state is of another model or optimizer: its weights differ.")
+        if state.get("reference", self._reference_digest) != self._reference_digest:  # older states do not say
+            raise ValueError(
+                "[Trainer.restore] preferences would be measured against another model than before, given "
+                f"train.checkpoint_path = {self.config.checkpoint_path}, allowed: the model that the run started from."
+            )
         self.source.restore(state["source"])
         if self.plain:
             self.plain.restore(state["plain"])
@@ -225,10 +234,10 @@ class Trainer:
             begin = (ranks.rank * config.grad_accum_steps + i) * micro
             key = mx.random.key(_seed(config.seed, self.step, ranks.rank, i))
             if isinstance(batch, PreferenceBatch):
-                pair = (_arrays(batch.chosen, begin, micro), _arrays(batch.rejected, begin, micro))
+                pair = (batch_arrays(batch.chosen, begin, micro), batch_arrays(batch.rejected, begin, micro))
                 (_, objective), own = self._preference(*pair, share, key, scale)
             else:
-                arrays = _arrays(batch, begin, micro)
+                arrays = batch_arrays(batch, begin, micro)
                 teacher_logits = None
                 if self.teacher is not None:
                     out = self.teacher.forward(arrays["tokens"], self._teacher_carried[i])
@@ -285,7 +294,7 @@ class Trainer:
         if self.ranks.size > 1:
             self.ranks.compare(traits(self))
         models = [self.model] if self.reference is None else [self.model, self.reference]
-        precisions = [_Precision(model, self.config.precision) for model in models]
+        precisions = [Precision(model, self.config.precision) for model in models]
         self.model.set_gradient_checkpointing(self.config.gradient_checkpointing)
         self.model.train()
         try:
@@ -425,26 +434,6 @@ class Trainer:
         return learning_rate(within, config.lr, config.final_lr, warmup)
 
 
-class _Precision:
-    """How a model computes while it is trained, and the way back."""
-
-    def __init__(self, model: Any, precision: str) -> None:
-        self._model = model
-        self._layers = [(layer, layer.activation) for layer in model.product_layers()]
-        self._dtype = model.compute_dtype
-        if precision != "float32":
-            on_cpu = mx.default_device() == mx.Device(mx.cpu)
-            if precision == "bfloat16" and on_cpu:
-                model.set_activation("bfloat16")  # CPUs gain by the products alone
-            else:
-                model.compute_dtype = {"bfloat16": mx.bfloat16, "float16": mx.float16}[precision]
-
-    def restore(self) -> None:
-        for layer, activation in self._layers:
-            layer.activation = activation
-        self._model.compute_dtype = self._dtype
-
-
 def _check(model: Any, source: BatchSource[Any], config: TrainSection, ranks: Ranks) -> None:
     if model.is_packed:
         raise ValueError("[Trainer] a packed model cannot be trained, load the one that was packed.")
@@ -470,11 +459,6 @@ def _check(model: Any, source: BatchSource[Any], config: TrainSection, ranks: Ra
 
 def _seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
-
-
-def _arrays(batch: TokenBatch, begin: int, rows: int) -> Arrays:
-    named = {"tokens": batch.tokens, "targets": batch.targets, "weight": batch.weight}
-    return {name: mx.array(x[begin : begin + rows]) for name, x in named.items() if x is not None}
 
 
 def _total_weight(batch: TokenBatch | PreferenceBatch) -> float:

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from ghost_native.train.ranks import digest
+from ghost_native.train.ranks import tree_digest
 
 if TYPE_CHECKING:
     from ghost_native.train.trainer import Trainer
@@ -16,7 +16,8 @@ _PLACES = {"save_dir", "log_path", "checkpoint_path", "teacher_path", "tokenizer
 
 
 def traits(trainer: Trainer) -> dict[str, str]:
-    """By name: every key of the configuration, the weights, and all that a checkpoint brings back.
+    """By name: the keys of ``model`` and ``train`` but for places, the data as its source and position say, the weights
+    of all models, and what a step changes: state of the optimizer, average and loss scale.
 
     The recurrent state carried from window to window is each process's own, and the clock's time is nobody's.
     """
@@ -26,9 +27,9 @@ def traits(trainer: Trainer) -> dict[str, str]:
     found |= {"data.seq_len": str(trainer.source.seqlen), "step": str(trainer.step)}
     models = {"weights": trainer.model, "weights of the teacher": trainer.teacher,
               "weights of the reference": trainer.reference}  # fmt: skip
-    found |= {name: digest(model.parameters()) for name, model in models.items() if model is not None}
+    found |= {name: tree_digest(model.parameters()) for name, model in models.items() if model is not None}
     for name, key in (("state of the optimizer", "optimizer"), ("averaged weights", "average")):
-        found[name] = digest(state[key])
+        found[name] = tree_digest(state[key])
     for name, key in (("data", "source"), ("text beside facts", "plain"), ("loss scale", "loss_scale")):
-        found[name] = digest(json.dumps(state[key], sort_keys=True))
+        found[name] = tree_digest(json.dumps(state[key], sort_keys=True))
     return found
