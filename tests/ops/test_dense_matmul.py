@@ -71,7 +71,9 @@ def test_blocks_and_threads(rows, n, k):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("lead", "n", "k"), [((65,), 70, 128), ((4201,), 33, 80), ((5, 26), 257, 1104), ((7,), 64, 64)])
+@pytest.mark.parametrize(
+    ("lead", "n", "k"), [((65,), 70, 128), ((4201,), 33, 80), ((5, 26), 257, 1104), ((7,), 64, 64)]
+)
 def test_in_bfloat16(isa, dtype, lead, n, k):
     """Factors rounded to bfloat16 and float32 sums, of both gradients too; odd depths are padded."""
     (x, xr), (w, wr), (dy, dyr) = operands(lead, n, k, dtype)
