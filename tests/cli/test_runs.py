@@ -134,6 +134,8 @@ def test_train_says_what_a_folder_holds(folder, tmp_path, capsys):
         assert wanted in refused(*more)
     (tmp_path / "run" / "config.json").write_text("{}")
     assert "holds an exported model (config.json): --save-dir FOLDER trains elsewhere" in refused("--overwrite")
+    assert main(["verify", str(folder), *TINY, "--save-dir", str(tmp_path / "run")]) == 1
+    assert "an exported model (config.json), which no run replaces" in " ".join(capsys.readouterr().out.split())
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "metrics.jsonl").write_text("")
     logs = ("--save-dir", str(tmp_path / "new"), "--set", f"train.log_path={tmp_path / 'logs'}")

@@ -80,11 +80,9 @@ def run(args: Arguments) -> int:
         _go_back(args, made)
         with Interrupt() as interrupt, display:
             summary = made.train(lambda: interrupt.requested, overwrite=args.overwrite)
-        if ranks.first and args.out is not None and summary.model_path is not None:
-            _save(args, tokenizer, made, summary)
-    if not ranks.first:
-        return 0
-    code = _finish(args, config, made, data, summary)
+        if not ranks.first:
+            return 0
+        code = _finish(args, config, made, data, tokenizer, summary)  # no other run may replace the model meanwhile
     if questions and not summary.interrupted:
         _ask(made, tokenizer, questions)
     return code
@@ -143,22 +141,21 @@ def _show_batch(made: Run) -> int:
     return 0
 
 
-def _save(args: Arguments, tokenizer: Tokenizer, made: Run, summary: Summary) -> None:
-    """The finished model and its tokenizer at --out, while no other run may change them."""
+def _save(out: Path, model: Any, tokenizer: Tokenizer, finished: str, pack: bool) -> None:
+    """The finished model and its tokenizer, in a file of its own."""
     from ghost_native.models.atomic import atomic_file
     from ghost_native.train.saved import beside, keep_tokenizer
 
-    assert summary.model_path is not None
-    replaces = args.out.exists()
-    if args.pack and not summary.interrupted:
-        type(made.trainer.model).load(summary.model_path).pack().save(args.out)
+    replaces = out.exists()
+    if pack:
+        type(model).load(finished).pack().save(out)
     else:
-        with atomic_file(args.out) as temporary:
-            shutil.copyfile(summary.model_path, temporary)
-    keep_tokenizer(tokenizer, beside(args.out), replaces=replaces)
+        with atomic_file(out) as temporary:
+            shutil.copyfile(finished, temporary)
+    keep_tokenizer(tokenizer, beside(out), replaces=replaces)
 
 
-def _finish(args: Arguments, config: RunConfig, made: Run, data: Data, summary: Summary) -> int:
+def _finish(args: Arguments, config: RunConfig, made: Run, data: Data, tokenizer: Tokenizer, summary: Summary) -> int:
     model = made.trainer.model
     if summary.model_path is None:
         if not summary.interrupted:
@@ -168,6 +165,8 @@ def _finish(args: Arguments, config: RunConfig, made: Run, data: Data, summary: 
             )
         terminal.err().print(f"interrupted before the first step; {made.folder} is as it was")
         return EXIT_INTERRUPTED
+    if args.out is not None:
+        _save(args.out, model, tokenizer, summary.model_path, pack=args.pack and not summary.interrupted)
     if summary.interrupted:
         terminal.err().print(
             f"interrupted after {summary.steps} steps; saved {summary.checkpoint_path}. To go on: the same command "

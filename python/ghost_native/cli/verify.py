@@ -116,7 +116,10 @@ def _folder(config: RunConfig) -> str:
         pass
     from ghost_native.train.checkpoint import CheckpointFolder
 
-    held = CheckpointFolder(folder).holds()
+    checkpoints = CheckpointFolder(folder)
+    held = checkpoints.holds()
+    if checkpoints.exported and not checkpoints.steps():
+        raise OSError(f"{folder} holds {held}, which no run replaces; set train.save_dir elsewhere")
     return f"{folder} can be written to" + (f"; it holds {held}" if held else "")
 
 
