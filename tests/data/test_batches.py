@@ -116,12 +116,12 @@ def test_runs_are_contiguous_and_cover_the_ring(batch, run, seed):
         windows = [next(batcher) for _ in range(run)]
         for row in range(batch):
             joined = np.concatenate([w.tokens[row] for w in windows])
-            begin = (data + b"\n").find(bytes(joined.astype(np.uint8).tolist()))
-            assert begin % (run * seqlen) == 0
+            begin = (2 * (data + b"\n")).find(bytes(joined.astype(np.uint8).tolist()))
             firsts.append(begin)
             assert np.array_equal(windows[-1].targets[row, :-1], windows[-1].tokens[row, 1:])
-    for at in range(0, len(firsts) - stretches + 1, stretches):
-        assert sorted(firsts[at : at + stretches]) == [i * run * seqlen for i in range(stretches)]
+    for at in range(0, len(firsts) - stretches + 1, stretches):  # every round begins where the one before ended
+        expected = {(at + i) * run * seqlen % batcher.num_bytes for i in range(stretches)}
+        assert set(firsts[at : at + stretches]) == expected
 
 
 def test_runs_restore_exactly():
@@ -148,3 +148,14 @@ def test_fresh_marks_where_carried_state_starts_anew():
     endless = ByteBatcher(documents, 2, 5)
     assert [b.fresh for b in islice(endless, 50)] == [True] + [False] * 49
     assert next(endless).weight is None
+
+
+@pytest.mark.parametrize("seed", [None, 0, 3])
+def test_what_a_round_leaves_over_comes_in_another(seed):
+    data = bytes(range(100))
+    batcher = ByteBatcher([Document("d", data)], 1, 6, seed, run=5)  # 3 stretches of 30 bytes, and 11 more
+    stretches = [np.concatenate([next(batcher).tokens[0] for _ in range(5)]) for _ in range(12)]
+    assert set(np.concatenate(stretches[:3]).tolist()) == set(range(90))
+    assert set(np.concatenate(stretches[3:6]).tolist()) == {*range(90, 100), 10, *range(79)}
+    counts = np.bincount(np.concatenate(stretches), minlength=100)[:100]
+    assert counts.min() >= 3

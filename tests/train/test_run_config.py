@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from ghost_native.data.config import DataConfig
+from ghost_native.data.config import HELDOUT, DataConfig
 from ghost_native.models.checked import keys_of
 from ghost_native.models.config import GhostConfig
 from ghost_native.models.transformer_config import TransformerConfig
@@ -87,6 +87,35 @@ def test_of_two_keys_that_exclude_each_other_the_higher_layer_decides():
     assert run.data.dataset is None and run.data.paths == ("a.txt",)
     run = RunConfig.parse("paths: [a, b]\n", changes=["data.dataset=allenai/c4"])
     assert run.data.dataset == "allenai/c4" and run.data.paths == ()
+    run = RunConfig.parse("heldout: 0\n", changes=["heldout_paths=a.txt"])
+    assert run.data.heldout == HELDOUT and run.data.heldout_paths == ("a.txt",)
+    for share in (0.2, 0.0):
+        run = RunConfig.parse("heldout_paths: a.txt\n", changes=[f"heldout={share}"])
+        assert run.data.heldout == share and run.data.heldout_paths == ()
+    run = RunConfig.parse("heldout_paths: a.txt\nheldout: 0.2", changes=["heldout_paths=[]"])
+    assert run.data.heldout == 0.2 and run.data.heldout_paths == ()
+
+
+OF_A_DATASET = "config: en\nsplit: test\nstreaming: false\ncache_dir: c\ntext_field: body\nshuffle_buffer: 7\n"
+
+
+@pytest.mark.parametrize("change", ["paths=a.txt", "dataset=python"])
+def test_what_was_said_of_a_dataset_goes_with_it(change):
+    run = RunConfig.parse(f"dataset: allenai/c4\nnum_workers: 3\nprompt_field: q\n{OF_A_DATASET}", changes=[change])
+    assert run == RunConfig.parse("num_workers: 3", changes=[change])
+    one_file = RunConfig.parse(f"{change.replace('=', ': ')}\nnum_workers: 3\n{OF_A_DATASET}")
+    assert (one_file.data.config, one_file.data.text_field, one_file.data.shuffle_buffer) == ("en", "body", 7)
+    for changes in ([change, "text_field=t"], ["text_field=t", change]):  # said above the dataset
+        run = RunConfig.parse(f"dataset: allenai/c4\n{OF_A_DATASET}", changes=changes)
+        assert run.data.text_field == "t" and run.data.split == "train"
+
+
+def test_what_was_said_of_files_goes_with_them_and_stays_for_others():
+    text = "paths: a\nformat: jsonl\ntext_field: body\nshuffle_buffer: 7\n"
+    run = RunConfig.parse(text, changes=["dataset=allenai/c4"])
+    assert run == RunConfig.parse("shuffle_buffer: 7", changes=["dataset=allenai/c4"])
+    run = RunConfig.parse(text, changes=["paths=b"])
+    assert run == RunConfig.parse(text.replace("paths: a", "paths: b"))
 
 
 @pytest.mark.parametrize(

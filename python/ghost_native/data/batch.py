@@ -79,15 +79,21 @@ def check_shape(name: str, batch: int, seqlen: int) -> None:
             raise ValueError(f"[{name}] {what} is {value}, at least 1 is needed")
 
 
+def foreign(name: str, what: str) -> ValueError:
+    """That a state belongs to another source; it may be of a run that chose what is held out in another way."""
+    return ValueError(
+        f"[{name}.restore] the state belongs to other {what}; give the data, tokenizer, batch, seqlen, seed and number "
+        "of processes of the run it came from (data.heldout: 0 without data.heldout_paths where all of the data was "
+        "trained on), or begin a new run with its model: train.checkpoint_path, or --init"
+    )
+
+
 def check_state(name: str, state: Any, stream: str, *counts: str) -> None:
     """ValueError unless `state` is a state of the stream with this fingerprint and whole numbers as `counts`."""
     if not isinstance(state, Mapping):
         raise ValueError(f"[{name}.restore] the state is {state!r}, what state() returned is needed")
     if state.get("stream") != stream:
-        raise ValueError(
-            f"[{name}.restore] the state belongs to other data or was taken with other arguments; make the source "
-            "as that of the run it came from"
-        )
+        raise foreign(name, "data or was taken with other arguments")
     for what in counts:
         value = state.get(what)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:

@@ -10,7 +10,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from ghost_native.data.batch import TokenBatch
+from ghost_native.data.batch import TokenBatch, foreign
 from ghost_native.data.corpora import Document
 from ghost_native.data.rows import order_of
 
@@ -32,9 +32,10 @@ class ByteBatcher:
     from batch to batch. The bytes are read where they lie: memory-mapped documents stay on disk.
 
     With `run`, a row stays in one place for that many windows only and then moves to another: the ring is cut into
-    stretches of run * seqlen bytes that are visited in an order shuffled anew in every round. Neighbouring batches then
-    see many documents, not a few long ones; carried state has to start anew with every run, whose first batch is
-    `fresh`. Without `run` only the first batch of all is.
+    stretches of run * seqlen bytes that are visited in an order shuffled anew in every round; what a round leaves over
+    at its end, less than a stretch, is where the next one begins cutting. Neighbouring batches then see many documents,
+    not a few long ones; carried state has to start anew with every run, whose first batch is `fresh`. Without `run`
+    only the first batch of all is.
 
     Args:
         documents: what to read; empty documents are not allowed.
@@ -122,10 +123,13 @@ class ByteBatcher:
         length = self.run * self.seqlen
         stretches = max(1, self.num_bytes // length)
         run, window = divmod(self._windows, self.run)
-        numbers = [run * self.batch + row for row in range(self.batch)]
-        return [
-            int(self._order_of_round(n // stretches)[n % stretches]) * length + window * self.seqlen for n in numbers
-        ]
+        begins = []
+        for row in range(self.batch):
+            number, within = divmod(run * self.batch + row, stretches)
+            # A round cuts from where the one before ended, so that no bytes are left over in all of them.
+            stretch = number * stretches + int(self._order_of_round(number)[within])
+            begins.append(stretch * length + window * self.seqlen)
+        return begins
 
     def _order_of_round(self, number: int) -> np.ndarray:
         """The order of the stretches in one round. Rounds are asked for in turn, so the last two are kept."""
@@ -149,8 +153,5 @@ class ByteBatcher:
         if isinstance(windows, bool) or not isinstance(windows, int) or windows < 0:
             raise ValueError(f"[ByteBatcher.restore] windows is {windows!r}, a whole number of at least 0 is needed")
         if state.get("stream") != self._stream:
-            raise ValueError(
-                "[ByteBatcher.restore] the state belongs to other documents or another batch, seqlen or seed; "
-                "make the batcher with those of the run it came from"
-            )
+            raise foreign("ByteBatcher", "documents or another batch, seqlen or seed")
         self._windows = windows

@@ -12,6 +12,8 @@ Format = Literal["auto", "text", "jsonl", "shards"]
 
 PYTHON = "python"  # as a dataset: the running Python's own text
 HELDOUT = 0.05
+OF_DATASETS = ("config", "split", "streaming", "cache_dir")  # keys for what is read by the `datasets` library
+FIELDS = ("text_field", "chat_field", "prompt_field", "answer_field", "chosen_field", "rejected_field")
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,9 @@ def is_heldout(where: str, share: float) -> bool:
 
 
 def fitting_share(places: Iterable[str], share: float) -> float:
-    """The share nearest to `share` by which something of a dataset is held out, and something is not.
+    """A share by which something of a dataset is held out, and something is not: `share` where it does.
 
-    Of few places a hash may choose none, or all. Then the one that it comes closest to choosing is held out, or the
-    one that it is furthest from is not.
+    Of few places a hash may choose none, or all. Then the one that it would choose first is held out.
 
     Args:
         places: of the dataset; they are gone through as far as needed.
@@ -39,9 +38,7 @@ def fitting_share(places: Iterable[str], share: float) -> float:
         low, high = min(low, _part(place)), max(high, _part(place))
         if low < share * _PARTS <= high:
             return share
-    if low >= high:
-        return 0.0
-    return (low + 1 if low >= share * _PARTS else high) / _PARTS
+    return (low + 1) / _PARTS if low < high else 0.0
 
 
 def content_of(row: Row, fields: Iterable[str]) -> int | None:
@@ -77,12 +74,13 @@ class Selection:
         self._fields = {theirs: ours for theirs, ours in (fields or {}).items() if theirs != ours}
         self.name, self.ordered = reader.name, reader.ordered
         self.num_bytes: int | None = None
+        left_out = [sorted(self._without)] if self._without else []  # states from before there was such a thing hold
         self.fingerprint = digest(
-            "selection", reader.fingerprint, sorted(self._fields.items()), share, heldout, sorted(self._without)
+            "selection", reader.fingerprint, sorted(self._fields.items()), share, heldout, *left_out
         )
 
     def open(self, epoch: int, position: Position | None = None) -> SelectionCursor:
-        return SelectionCursor(self._reader.open(epoch, position), self)
+        return SelectionCursor(self._reader.open(epoch, position), self, whole=position is None)
 
     def takes(self, row: Row) -> bool:
         """Whether a row stands on this side of the split."""
@@ -107,20 +105,29 @@ class Selection:
 class SelectionCursor:
     """One pass of a `Selection`; positions are those of the reader behind it."""
 
-    def __init__(self, cursor: Cursor, selection: Selection) -> None:
+    def __init__(self, cursor: Cursor, selection: Selection, *, whole: bool = True) -> None:
         self._cursor, self._selection = cursor, selection
+        self._left_out: int | None = 0 if whole else None  # rows, until one is given out
 
     def __iter__(self) -> SelectionCursor:
         return self
 
     def __next__(self) -> Row:
-        while True:
-            row = next(self._cursor)
+        for row in self._cursor:
             if not self._selection.takes(row):
                 continue
             row = self._selection.renamed(row)
             if not self._selection.leaves_out(row):
+                self._left_out = None
                 return row
+            if self._left_out is not None:
+                self._left_out += 1
+        if self._left_out:
+            raise ValueError(
+                f"[Selection] nothing is left of {self._selection.name}, given {self._left_out} rows that are all held "
+                "out elsewhere, allowed: at least one that is not; see data.heldout_paths"
+            )
+        raise StopIteration
 
     def position(self) -> Position:
         return self._cursor.position()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,7 @@ class TokenRing(Protocol):
     def num_tokens(self) -> int: ...
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprints(self) -> tuple[str, ...]: ...
 
     def read(self, begin: int, length: int) -> np.ndarray: ...
 
@@ -39,7 +40,7 @@ class ShardPart:
         self._sources = begins.astype(np.int64)
         self._begins = np.concatenate([[0], np.cumsum(ends - begins)])
         self.num_tokens = int(self._begins[-1])
-        self.fingerprint = digest("part", shards.fingerprint, begins.tobytes().hex(), ends.tobytes().hex())
+        self.fingerprints = (digest("part", *shards.fingerprints, begins.tobytes().hex(), ends.tobytes().hex()),)
 
     def read(self, begin: int, length: int) -> np.ndarray:
         """(length,) int32: tokens from position `begin` of the part.
@@ -65,43 +66,54 @@ class ShardPart:
 
 
 def hold_out(shards: Shards, share: float, least: int) -> tuple[ShardPart, ShardPart]:
-    """What to train on, and what is held out: whole documents, always the same of the same shards.
+    """What to train on, and what is held out; always the same of the same shards.
 
-    Documents are taken in a fixed shuffled order, passing over those longer than all that is wanted, until `share` of
-    all tokens is reached; where that is fewer than `least`, until these are. A single document is split: its end is
-    held out.
+    Whole documents are held out, taken in a fixed shuffled order, passing over those that are too long for what is
+    still wanted. Where they come to less than 95 % of what is wanted, as of few long ones, the end of the longest
+    document makes up for the rest.
 
     Args:
         shards: all of the tokens.
         share: of the tokens to hold out, above 0.
-        least: tokens that either side needs.
+        least: tokens that either side needs; `share` gives way to it.
 
     Raises:
         ValueError: there are too few tokens for both sides.
     """
-    lengths = shards.lengths()
-    wanted = max(share * shards.num_tokens, least)
-    ends = np.cumsum(lengths)
-    held = np.zeros(len(lengths), bool)
-    if len(lengths) == 1:
-        cut = shards.num_tokens - int(np.ceil(wanted))
-        ends, held = np.array([max(0, cut), shards.num_tokens]), np.array([False, True])
-    else:
-        order = np.random.default_rng(0).permutation(len(lengths))
-        short = order[lengths[order] <= wanted]
-        held[short[: int(np.searchsorted(np.cumsum(lengths[short]), wanted)) + 1]] = True
-        if lengths[held].sum() < least and not held.all():
-            others = np.flatnonzero(~held)
-            held[others[lengths[others].argmin()]] = True
-    begins = np.concatenate([[0], ends[:-1]])
-    train, heldout = (_joined(shards, begins[which], ends[which]) for which in (~held, held))
-    if train.num_tokens < least or heldout.num_tokens < least:
+    lengths, total = shards.lengths(), shards.num_tokens
+    if total < 2 * least:
         raise ValueError(
-            f"[hold_out] {shards.path} holds too little to hold some of it out: given {shards.num_tokens} tokens in "
-            f"{len(lengths)} documents, allowed: at least {least} tokens for either side; set data.heldout: 0, name "
-            "data.heldout_paths, or lower data.seq_len"
+            f"[hold_out] {shards.path} holds too little to hold some of it out: given {total} tokens, allowed: at "
+            f"least {2 * least}, {least} for either side; set data.heldout: 0, name data.heldout_paths, or lower "
+            "data.seq_len"
         )
-    return train, heldout
+    wanted = min(max(math.ceil(share * total), least), total - least)
+    slack = min(wanted // 20, wanted - least)
+    ends = np.cumsum(lengths)
+    held, missing = _whole(lengths, wanted, slack)
+    if missing > slack:
+        longest = int(np.where(held, 0, lengths).argmax())  # longer than what is missing, or it was taken
+        ends = np.insert(ends, longest, ends[longest] - missing)
+        held = np.insert(held, longest + 1, True)
+    begins = np.concatenate([[0], ends[:-1]])
+    return _joined(shards, begins[~held], ends[~held]), _joined(shards, begins[held], ends[held])
+
+
+def _whole(lengths: np.ndarray, wanted: int, slack: int) -> tuple[np.ndarray, int]:
+    """(documents,) which are held out whole, and how many tokens are missing then: up to `slack` if that can be."""
+    held = np.zeros(len(lengths), bool)
+    left = np.random.default_rng(0).permutation(len(lengths))
+    missing = wanted
+    while missing > slack:
+        left = left[lengths[left] <= missing]
+        sums = np.cumsum(lengths[left])
+        count = int(np.searchsorted(sums, missing, "right"))  # at least one, for all of them fit alone
+        if not count:
+            break
+        held[left[:count]] = True
+        missing -= int(sums[count - 1])
+        left = left[count:]
+    return held, missing
 
 
 def _joined(shards: Shards, begins: np.ndarray, ends: np.ndarray) -> ShardPart:

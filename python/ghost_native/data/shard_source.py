@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,18 +42,18 @@ class ShardSource:
         self.shards, self.batch, self.seqlen, self.seed, self.run = shards, batch, seqlen, seed, run
         self._stretches = max(1, shards.num_tokens // (run * seqlen))
         self._windows = 0
-        self._passes: dict[int, tuple[int, np.ndarray]] = {}
-        self._stream = digest("shards", batch, seqlen, seed, run, shards.fingerprint)
+        self._passes: dict[int, tuple[int, Sequence[int] | np.ndarray]] = {}
+        self._stream = digest("shards", batch, seqlen, seed, run, *shards.fingerprints)
 
     @property
     def epoch(self) -> float:
         """How many times as many tokens as there are have been given out."""
         return self._windows * self.batch * self.seqlen / self.shards.num_tokens
 
-    def _pass(self, number: int) -> tuple[int, np.ndarray]:
+    def _pass(self, number: int) -> tuple[int, Sequence[int] | np.ndarray]:
         """Where a pass begins cutting, and the order of its stretches. The last two are kept."""
         if self.seed is None:
-            return number * self._stretches * self.run * self.seqlen, np.arange(self._stretches)
+            return number * self._stretches * self.run * self.seqlen, range(self._stretches)
         if number not in self._passes:
             random = np.random.default_rng([self.seed, number])
             shift = int(random.integers(self.shards.num_tokens)) if number else 0

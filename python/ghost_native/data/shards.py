@@ -309,9 +309,9 @@ class Shards:
         return self.manifest.num_tokens
 
     @property
-    def fingerprint(self) -> str:
-        """Equal for shards that hold the same tokens."""
-        return ",".join(info.sha256 for info in self.manifest.tokens)
+    def fingerprints(self) -> tuple[str, ...]:
+        """Of every file; equal for shards that hold the same tokens."""
+        return tuple(info.sha256 for info in self.manifest.tokens)
 
     def __len__(self) -> int:
         """Documents."""

@@ -43,13 +43,19 @@ def kind_of_data(dataset: Dataset, format: Format = "auto") -> Kind:
         return "JSON lines"
     if format == "auto" and _is_hub(dataset):
         return "hub"
-    files = [path for _, path in list_files(paths, "kind_of_data")[0]]
+    files = list_files(paths, "kind_of_data")[0]
     if format == "auto":
-        if any(path.suffix in (NAMED_TABLES if path in paths else TABLES) for path in files):
+        if tables_among(files, paths):
             return "tables"
-        if any(kind_of(path) in JSON_LINES for path in files):
+        if any(kind_of(path) in JSON_LINES for _, path in files):
             return "JSON lines"
-    return "compressed text" if any(path.suffix in COMPRESSED for path in files) else "text"
+    return "compressed text" if any(path.suffix in COMPRESSED for _, path in files) else "text"
+
+
+def tables_among(files: Sequence[tuple[str, Path]], named: Sequence[str | Path]) -> list[tuple[str, Path]]:
+    """Of (label, path)s those that the `datasets` library reads: some kinds of files only where they are named."""
+    given = {Path(path) for path in named}
+    return [(label, path) for label, path in files if path.suffix in (NAMED_TABLES if path in given else TABLES)]
 
 
 def _paths(dataset: Dataset) -> list[Path]:
@@ -110,8 +116,7 @@ def open_reader(
         hub = HubReader(str(paths[0]), config, split, streaming=streaming, cache_dir=cache_dir, seed=seed)
         return hub, []
     files, skipped = list_files(found, "open_reader")
-    named = set(found)
-    tables = [path for _, path in files if path.suffix in (NAMED_TABLES if path in named else TABLES)]
+    tables = [path for _, path in tables_among(files, found)]
     if not tables:
         return file_reader(found, seed)
     given: str | list[Path] = tables

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ghost_native.data.batch import BatchSource, TokenBatch
 from ghost_native.data.batches import ByteBatcher
-from ghost_native.data.config import PYTHON, DataConfig, Format
+from ghost_native.data.config import OF_DATASETS, PYTHON, DataConfig, Format
 from ghost_native.data.corpora import (
     Corpus,
     Document,
@@ -24,23 +24,28 @@ from ghost_native.data.corpora import (
 from ghost_native.data.document_reader import DocumentReader
 from ghost_native.data.packing import PackedSource
 from ghost_native.data.prefetch import Prefetched
-from ghost_native.data.readers import NAMED_TABLES, FileReader, TextFiles
+from ghost_native.data.readers import FileReader, TextFiles
 from ghost_native.data.row_share import RowShare
 from ghost_native.data.rows import Reader, RowStream
-from ghost_native.data.selection import Selection, fitting_share
+from ghost_native.data.selection import Selection, content_of, fitting_share
+from ghost_native.data.shard_part import hold_out
 from ghost_native.data.shards import Shards
-from ghost_native.data.sources import Kind, kind_of_data, open_reader, open_source
+from ghost_native.data.sources import Kind, kind_of_data, open_reader, open_source, tables_among
 from ghost_native.data.tokenizer import Tokenizer
 from ghost_native.models.checked import keys_of
 from ghost_native.models.config import GhostConfig
 from ghost_native.train.ranks import ALONE, Ranks
 from ghost_native.train.run_config import RunConfig
 
+T = TypeVar("T")
 _PLAIN_SEED = 1 << 20  # the order of the text beside facts is another than that of the batches
-_OF_TABLES = ("config", "split", "streaming", "cache_dir")
-_OF_RECORDS = (*_OF_TABLES, "text_field", "shuffle_buffer")
-_WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
-    "text": _OF_RECORDS, "compressed text": _OF_RECORDS, "shards": _OF_RECORDS, "JSON lines": _OF_TABLES,
+_OF_RECORDS = (*OF_DATASETS, "text_field", "shuffle_buffer")
+_WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
+    "text": _OF_RECORDS, "compressed text": _OF_RECORDS, "shards": _OF_RECORDS, "JSON lines": OF_DATASETS,
+}  # fmt: skip
+_OF_STAGES: Mapping[str, tuple[str, ...]] = {
+    "text_field": ("pretrain",), "chat_field": ("sft",), "prompt_field": ("sft", "dpo"), "answer_field": ("sft",),
+    "chosen_field": ("dpo",), "rejected_field": ("dpo",), "packing": ("sft",),
 }  # fmt: skip
 
 
@@ -114,23 +119,29 @@ class _Builder:
                 f"[build_data] the stage {self.train.stage} needs records, given {self.kind}, allowed: JSON lines, "
                 "tables such as .parquet, or a dataset; data.format: jsonl reads files of any name so."
             )
-        for name, known in keys_of(DataConfig).items():
-            value = getattr(self.data, name)
-            kinds = self._kinds_of(name)
-            if value == known.default or any(name not in self._without_effect(kind) for kind in kinds):
-                continue
-            if name == "shuffle_buffer" and value == 1:
-                continue
-            order = ", which is shuffled as a whole, or 1 to keep its order" if name == "shuffle_buffer" else ""
-            raise ValueError(
-                f"[build_data] data.{name} has no effect, given {value!r}, allowed: {known.default!r}, its default, "
-                f"with {' and '.join(sorted(kinds))}{order}."
-            )
+        useless = [
+            f"data.{name} has no effect, given {value!r}, allowed: {known.default!r}, its default, {why}"
+            for name, known in keys_of(DataConfig).items()
+            if (value := getattr(self.data, name)) != known.default and (why := self._why_without_effect(name))
+        ]
+        if useless:
+            raise ValueError(f"[build_data] {'; '.join(useless)}: leave {'them' if useless[1:] else 'it'} out.")
 
-    def _kinds_of(self, name: str) -> set[str]:
-        """The kinds of data that a key could change something of; what is held out is never shuffled."""
-        heldout = {self.heldout_kind} if self.heldout_kind and name != "shuffle_buffer" else set()
-        return {self.kind, *heldout}
+    def _why_without_effect(self, name: str) -> str:
+        """Where a key can change nothing; empty if it can."""
+        if name == "heldout" and self.heldout_paths:
+            return "beside data.heldout_paths"
+        if self.train.stage not in (stages := _OF_STAGES.get(name, (self.train.stage,))):
+            return f"in the stage {self.train.stage}; it is for {' and '.join(stages)}"
+        shuffles = name == "shuffle_buffer"
+        if shuffles and self.data.shuffle_buffer == 1:
+            return ""
+        # What is held out is never shuffled.
+        kinds = {self.kind, *({self.heldout_kind} if self.heldout_kind and not shuffles else ())}
+        if any(name not in self._without_effect(kind) for kind in kinds):
+            return ""
+        order = ", which is shuffled as a whole, or 1 to keep its order" if shuffles else ""
+        return f"with {' and '.join(sorted(kinds))}{order}"
 
     def _without_effect(self, kind: str) -> tuple[str, ...]:
         if kind in ("tables", "hub"):
@@ -148,6 +159,7 @@ class _Builder:
             plain = self._own(self._ahead(self._text_source(corpus.train, rows, seed, 1)))
         heldout, make, said = corpus.heldout, None, corpus.summary()
         if self.heldout_kind not in (None, "text"):
+            self._check_text_apart(corpus.train)
             make, heldout = self._heldout_rows(0.0), []
             said += f"; scored with {', '.join(self.heldout_paths)}"
         elif heldout and not self._bytes:
@@ -180,9 +192,8 @@ class _Builder:
         if self._bytes:
             return ByteBatcher(documents, rows, seqlen, seed, run=run)
         stream = RowStream(DocumentReader(documents, seed), seed)
-        threads = max(1, self.data.num_workers)
-        run = run if isinstance(self.config.model, GhostConfig) else 1
-        return PackedSource(stream, self.tokenizer, rows, seqlen, run=run, num_threads=threads)
+        threads = max(1, self.data.num_workers)  # and no runs: only a Ghost carries state, which reads bytes
+        return PackedSource(stream, self.tokenizer, rows, seqlen, num_threads=threads)
 
     def _ahead(self, source: BatchSource[TokenBatch]) -> BatchSource[TokenBatch]:
         return Prefetched(source) if self.data.num_workers else source
@@ -203,10 +214,7 @@ class _Builder:
         if self.plain_rows:
             rows = self.plain_rows * self.ranks.size
             plain = self._own(self._open(rows, data.seed + _PLAIN_SEED, share, without=without)[0])
-        heldout = None
-        if share or self.heldout_paths:
-            heldout = self._heldout_rows(share)
-            next(heldout())  # what is wrong with it is better known before the run than at its first score
+        heldout = self._heldout_rows(share) if share or self.heldout_paths else None
         describe = f"{data.dataset or ', '.join(data.paths)}, read as {_WORDS[self.kind]}, {self.tokenizer.kind} tokens"
         return Data(made, plain, [], heldout, skipped, f"{describe}; {said}")
 
@@ -215,6 +223,7 @@ class _Builder:
             found: BatchSource[Any] = self._open(self.train.micro_batch_size, self.data.seed, share, heldout=True)[0]
             return found
 
+        next(make())  # what is wrong with it is better known before the run than at its first score
         return make
 
     def _open(
@@ -266,7 +275,8 @@ class _Builder:
         if not share:
             return 0.0, "nothing is held out, data.heldout is 0"
         if self.kind == "shards":
-            return share, f"{share:.2g} of it is held out, by documents"
+            _, heldout = hold_out(shards := Shards(self.paths[0]), share, self.data.seq_len + 1)
+            return share, f"{heldout.num_tokens / shards.num_tokens:.2g} of the tokens are held out"
         reader = self._reader(self.dataset, self.data.format)
         what = "files" if isinstance(reader, TextFiles) else "records"
         if isinstance(reader, TextFiles):
@@ -289,14 +299,21 @@ class _Builder:
             return set()
         if "shards" in (self.kind, self.heldout_kind):
             if self.kind == self.heldout_kind:
-                _check_apart({Shards(self.heldout_paths[0]).fingerprint: self.heldout_paths[0]},
-                             [Shards(self.paths[0]).fingerprint])  # fmt: skip
+                _check_apart({Shards(self.heldout_paths[0]).fingerprints: self.heldout_paths[0]},
+                             [Shards(self.paths[0]).fingerprints])  # fmt: skip
             return set()
         reader = self._reader(self.heldout_paths, self.heldout_format)
         if self.paths:
             trained = self._reader(self.paths, self.data.format)
             _check_files_apart(_files(trained, self.paths), _files(reader, self.heldout_paths))
         return Selection(reader, self._fields()).contents()
+
+    def _check_text_apart(self, documents: list[Document]) -> None:
+        """ValueError for text that is trained on as it is and held out in another form, such as compressed."""
+        heldout = self._heldout_contents()
+        for row in DocumentReader(documents).open(0) if heldout else ():
+            if content_of(row, ["text"]) in heldout:
+                raise _on_both_sides(row.where)
 
 
 _WORDS: dict[Kind, str] = {
@@ -317,7 +334,7 @@ def _files(reader: Reader, paths: Sequence[str]) -> list[tuple[str, Path]]:
     """(label, path) of what a reader reads, as far as it is here."""
     if isinstance(reader, FileReader):
         return reader.files
-    return [(label, path) for label, path in list_files(paths)[0] if path.suffix in NAMED_TABLES]
+    return tables_among(list_files(paths)[0], paths)
 
 
 def _check_files_apart(trained: list[tuple[str, Path]], heldout: list[tuple[str, Path]]) -> None:
@@ -329,10 +346,12 @@ def _check_files_apart(trained: list[tuple[str, Path]], heldout: list[tuple[str,
                      (_fingerprint(load_file(path)) for path in same_size))  # fmt: skip
 
 
-def _check_apart(heldout: Mapping[str, str], trained: Iterable[str]) -> None:
+def _check_apart(heldout: Mapping[T, str], trained: Iterable[T]) -> None:
     """ValueError where something held out, a name by its fingerprint, is trained on as well."""
     for found in trained:
         if found in heldout:
-            raise ValueError(
-                f"[build_data] files below data.heldout_paths are also in data.paths; keep them apart: {heldout[found]}"
-            )
+            raise _on_both_sides(heldout[found])
+
+
+def _on_both_sides(name: str) -> ValueError:
+    return ValueError(f"[build_data] files below data.heldout_paths are also in data.paths; keep them apart: {name}")

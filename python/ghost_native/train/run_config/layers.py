@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
+from ghost_native.data.config import FIELDS, HELDOUT, OF_DATASETS, PYTHON
 from ghost_native.models.checked import ConfigError, did_you_mean, keys_of
 from ghost_native.train.run_config.names import MODELS, OWNER, SECTIONS, check_known, full_name
 from ghost_native.train.run_config.presets import GHOST_DEFAULTS, PRESETS, ModelType
 
 # Of each pair one is given. What a layer says of one of them takes back what the layers below say of the other.
-_EITHER = {
+_EITHER: Mapping[str, tuple[str, Any]] = {
     "train.total_steps": ("train.seconds", None),
     "train.seconds": ("train.total_steps", None),
     "data.paths": ("data.dataset", None),
     "data.dataset": ("data.paths", ()),
+    "data.heldout": ("data.heldout_paths", ()),
+    "data.heldout_paths": ("data.heldout", HELDOUT),
+}
+# What a layer says of the data that it names; it goes with them where a layer above names others in their place.
+_SAID_OF: Mapping[str, tuple[str, ...]] = {
+    "data.dataset": tuple(f"data.{name}" for name in (*OF_DATASETS, *FIELDS, "shuffle_buffer")),
+    "data.paths": tuple(f"data.{name}" for name in ("format", *FIELDS)),
 }
 
 
@@ -93,20 +101,40 @@ def resolve(layers: Sequence[Layer], preset: str | None = None) -> Resolved:
     for layer in given:
         for path, value in layer.items():
             check_known(path, value.place, model_type)
-    merged: dict[str, Given] = {}
     defaults = GHOST_DEFAULTS if model_type == "ghost" else {}
-    for layer in ({path: Given(path, value) for path, value in defaults.items()}, *given):
-        for path in layer:
-            other, nothing = _EITHER.get(path, (None, None))
-            if other and layer[path].value and other not in layer:
-                merged[other] = Given(other, nothing)
-        merged.update(layer)
+    merged = _merged([{path: Given(path, value) for path, value in defaults.items()}, *given])
     sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for path, (_, value, _) in merged.items():
         section, name = path.split(".")
         sections[section][name] = value
     sections["model"].pop("type", None)
     return Resolved(model_type, sections, {path: g.place for path, g in merged.items() if g.place})
+
+
+def _merged(layers: Sequence[Layer]) -> dict[str, Given]:
+    """The later layers over the earlier ones, less what these take back."""
+    merged: dict[str, Given] = {}
+    layer_of_key: dict[str, int] = {}
+    for number, layer in enumerate(layers):
+        for path, given in layer.items():
+            if path == "data.dataset" and given.value == PYTHON:
+                _forget(path, merged, layer_of_key)  # which is text, not a dataset of records
+            if path not in _EITHER or given.value in (None, (), [], "") or _EITHER[path][0] in layer:
+                continue
+            other, nothing = _EITHER[path]
+            _forget(other, merged, layer_of_key)
+            merged[other] = Given(other, nothing)
+        merged.update(layer)
+        layer_of_key |= dict.fromkeys(layer, number)
+    return merged
+
+
+def _forget(path: str, merged: dict[str, Given], layer_of_key: Mapping[str, int]) -> None:
+    """Take back what was said of the data named by a key: by the layer that names them, and by those below."""
+    if path in merged and merged[path].value:
+        for said in _SAID_OF.get(path, ()):
+            if layer_of_key.get(said, 0) <= layer_of_key.get(path, 0):
+                merged.pop(said, None)
 
 
 def _preset_layer(given: Given) -> Layer:
