@@ -6,8 +6,8 @@ namespace ghost {
 namespace {
 
 constexpr const char* kUpdate = "adamw_update";
-// Parameters of one node. MLX gives every output of a node a list of all the others, so that the cost of a node
-// grows with the square of their number.
+// Parameters of one node. MLX gives every output of a node a list of all the others, so that the cost of a
+// node grows with the square of their number.
 constexpr size_t kParametersPerNode = 12;
 
 mx::array element(const mx::array& x, int i, mx::Stream s) {
