@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import mlx.core as mx
@@ -25,10 +27,22 @@ LAUNCH = Path(sys.executable).with_name("mlx.launch")
 launched = pytest.mark.skipif(not LAUNCH.exists(), reason="mlx.launch is not beside this Python")
 
 
+def free_port(count: int) -> int:
+    """The first of `count` ports in a row that nobody listens on."""
+    while True:
+        with ExitStack() as held:
+            first = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            with suppress(OSError, OverflowError):
+                for port in range(first + 1, first + count):
+                    held.enter_context(socket.create_server(("127.0.0.1", port)))
+                return int(first)
+
+
 def launch(processes: int, *program: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", *program]
     if processes > 1:
-        command = [str(LAUNCH), "-n", str(processes), "--backend", "ring", "--", *command]
+        port = str(free_port(processes))  # the launcher's own is the same for all who use it
+        command = [str(LAUNCH), "-n", str(processes), "--backend", "ring", "--starting-port", port, "--", *command]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
