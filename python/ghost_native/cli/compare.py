@@ -146,11 +146,11 @@ def _report(folder: Path, results: Sequence[Result], heldout: list[Document], se
     found = {result.name: result.bpb for result in results}
     terminal.scores({**found, "gzip -9": rivals["gzip"], "xz -9e": rivals["xz"]})
     rows = [_row(result) for result in results]
-    table = Table(box=None, padding=(0, 2))
-    for column in _COLUMNS:
-        table.add_column(column, justify="left" if column == "model" else "right")
-    for row in rows:
-        table.add_row(*row)
+    table = Table(box=None, padding=(0, 2), show_header=False)  # a model a column: nine figures are too wide
+    for i in range(len(rows) + 1):
+        table.add_column(justify="right" if i else "left")
+    for figure in zip(_COLUMNS, *rows, strict=True):
+        table.add_row(*figure)
     terminal.out().print(table)
     lines = [
         f"# Trained for {terminal.duration(seconds)} each on the same bytes",
