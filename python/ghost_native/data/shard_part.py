@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from ghost_native.data.rows import digest
-from ghost_native.data.shards import Shards
+from ghost_native.data.shards import Shards, read_across
 
 
 class TokenRing(Protocol):
@@ -48,21 +48,10 @@ class ShardPart:
         Raises:
             IndexError: it reaches beyond the end.
         """
-        if begin < 0 or length < 0 or begin + length > self.num_tokens:
-            raise IndexError(
-                f"[ShardPart.read] tokens {begin} to {begin + length} are out of range, the part holds "
-                f"{self.num_tokens}"
-            )
-        out = np.empty(length, np.int32)
-        number, filled = int(np.searchsorted(self._begins, begin, "right")) - 1, 0
-        while filled < length:
-            at = begin + filled
-            count = min(length - filled, int(self._begins[number + 1]) - at)
-            source = int(self._sources[number]) + at - int(self._begins[number])
-            out[filled : filled + count] = self._shards.read(source, count)
-            filled += count
-            number += 1
-        return out
+        return read_across(
+            "[ShardPart.read]", "the part", self._begins, begin, length,
+            lambda number, within, count: self._shards.read(int(self._sources[number]) + within, count),
+        )  # fmt: skip
 
 
 def hold_out(shards: Shards, share: float, least: int) -> tuple[ShardPart, ShardPart]:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -323,21 +323,10 @@ class Shards:
         Raises:
             IndexError: it reaches beyond the end.
         """
-        if begin < 0 or length < 0 or begin + length > self.num_tokens:
-            raise IndexError(
-                f"[Shards.read] tokens {begin} to {begin + length} are out of range, {self.path} holds "
-                f"{self.num_tokens}"
-            )
-        out = np.empty(length, np.int32)
-        number, filled = int(np.searchsorted(self._token_begins, begin, "right")) - 1, 0
-        while filled < length:
-            within = begin + filled - int(self._token_begins[number])
-            file = self._tokens[number]
-            piece = file.read(within, min(len(file.array), within + length - filled))
-            out[filled : filled + len(piece)] = piece
-            filled += len(piece)
-            number += 1
-        return out
+        return read_across(
+            "[Shards.read]", str(self.path), self._token_begins, begin, length,
+            lambda number, within, count: self._tokens[number].read(within, within + count),
+        )  # fmt: skip
 
     def document(self, index: int) -> np.ndarray:
         """(n,) int32: the tokens of one document, its end token included.
@@ -372,6 +361,32 @@ class Shards:
             file.read(0, len(file.array))
 
 
+def read_across(
+    who: str, holder: str, begins: np.ndarray, begin: int, length: int, piece: Callable[[int, int, int], np.ndarray]
+) -> np.ndarray:
+    """(length,) int32: tokens from position `begin` of pieces one after the other.
+
+    Args:
+        who, holder: the caller, and what holds the pieces, for messages.
+        begins: (pieces + 1,) where each begins, and where the last one ends.
+        piece: the tokens of (number of the piece, position within it, how many).
+
+    Raises:
+        IndexError: it reaches beyond the end.
+    """
+    if begin < 0 or length < 0 or begin + length > begins[-1]:
+        raise IndexError(f"{who} tokens {begin} to {begin + length} are out of range, {holder} holds {begins[-1]}")
+    out = np.empty(length, np.int32)
+    number, filled = int(np.searchsorted(begins, begin, "right")) - 1, 0
+    while filled < length:
+        within = begin + filled - int(begins[number])
+        count = min(length - filled, int(begins[number + 1] - begins[number]) - within)
+        out[filled : filled + count] = piece(number, within, count)
+        filled += count
+        number += 1
+    return out
+
+
 def _begins(files: list[_CheckedFile]) -> np.ndarray:
-    """Where each file begins among all."""
-    return np.cumsum([0, *(len(file.array) for file in files)])[:-1]
+    """Where each file begins among all, and where the last one ends."""
+    return np.cumsum([0, *(len(file.array) for file in files)])
