@@ -27,22 +27,23 @@ LAUNCH = Path(sys.executable).with_name("mlx.launch")
 launched = pytest.mark.skipif(not LAUNCH.exists(), reason="mlx.launch is not beside this Python")
 
 
-def free_port(count: int) -> int:
-    """The first of `count` ports in a row that nobody listens on."""
-    while True:
-        with ExitStack() as held:
-            first = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row that nobody listens at."""
+    for _ in range(100):
+        with ExitStack() as stack:
+            first = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
             with suppress(OSError, OverflowError):
                 for port in range(first + 1, first + count):
-                    held.enter_context(socket.create_server(("127.0.0.1", port)))
-                return int(first)
+                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                return first
+    raise OSError("there are no ports to try")
 
 
 def launch(processes: int, *program: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", *program]
     if processes > 1:
-        port = str(free_port(processes))  # the launcher's own is the same for all who use it
-        command = [str(LAUNCH), "-n", str(processes), "--backend", "ring", "--starting-port", port, "--", *command]
+        place = ["--starting-port", str(free_ports(processes))]  # its own would be those of every run on this machine
+        command = [str(LAUNCH), "-n", str(processes), "--backend", "ring", *place, "--", *command]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -127,11 +128,11 @@ def test_a_busy_folder_ends_all_processes(tmp_path):
     lock = FolderLock(tmp_path)
     lock.acquire()
     done = run(2, tmp_path)
+    lock.release()
     # The first one to end makes the launcher end the other, perhaps before that has said the same.
     ends = [said(done).count(end) for end in (f"is being trained into by process {os.getpid()} on", PEER_LOST)]
     assert ends[0] >= 1 and sum(ends) >= 2, said(done)
     assert "done" not in done.stdout
-    lock.release()
 
 
 @launched
