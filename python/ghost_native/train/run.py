@@ -261,9 +261,8 @@ class Run:
         """Make the folder this run's, which goes on from `step`: nothing stays of what it replaces."""
         self.logs.mkdir(parents=True, exist_ok=True)
         self.checkpoints.clean()
-        self.keep(
-            self.folder, self._saved_at < 0 and bool(self.checkpoints.holds())
-        )  # may fail, so nothing is gone yet
+        replaces = self._saved_at < 0 and bool(self.checkpoints.holds())
+        self.keep(self.folder, replaces)  # may fail, so before anything is gone
         self.checkpoints.drop_after(self._saved_at)
         (self.folder / MODEL_FILE).unlink(missing_ok=True)  # of an earlier end of the run, older than what comes
         return RunLog(self.logs, step=step, tensorboard=self._tensorboard())
