@@ -91,16 +91,17 @@ class CodebookModel(nn.Module):
         return sum(m.packed_bits() for m in layers) / sum(m.num_weights for m in layers)
 
     def set_activation(self, activation: Activation) -> Self:
-        """How CPUs multiply by the layers' weights, in place: "float32" (exact, as at first), "bfloat16" or "int8".
+        """How CPUs multiply by the 2-bit weights, in place: "float32" (exact, as at first), "bfloat16" or "int8".
 
         bfloat16 takes half the time where the CPU has instructions for it, in training as well; int8 a third, for
         packed weights only. Products are then off by about 0.2 % and 1 %, which moves bpb in the third decimal. Single
-        steps of a stream, GPUs, CPUs without such instructions, and the memory's products compute in float32.
+        steps of a stream, GPUs, CPUs without such instructions and layers with float weights compute in float32; the
+        latter have an `activation` of their own, which training in bfloat16 sets.
 
         Raises:
-            ValueError: another activation.
+            ValueError: another activation, where there are 2-bit weights.
         """
-        for layer in self.product_layers():
+        for _, layer in self.codebook_layers():
             layer.activation = activation
         return self
 

@@ -22,7 +22,8 @@ class Precision:
         if precision != "float32":
             on_cpu = mx.default_device() == mx.Device(mx.cpu)
             if precision == "bfloat16" and on_cpu:
-                model.set_activation("bfloat16")  # CPUs gain by the products alone
+                for layer, _ in self._layers:
+                    layer.activation = "bfloat16"  # CPUs gain by the products alone
             else:
                 model.compute_dtype = {"bfloat16": mx.bfloat16, "float16": mx.float16}[precision]
 

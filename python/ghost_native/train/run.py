@@ -412,7 +412,8 @@ def _evaluating(model: Any) -> Iterator[None]:
     training, dtype = model.training, model.compute_dtype
     layers = [(layer, layer.activation) for layer in model.product_layers()]
     model.train(False)
-    model.set_activation("float32")
+    for layer, _ in layers:
+        layer.activation = "float32"
     model.compute_dtype = mx.float32
     try:
         yield
