@@ -23,10 +23,10 @@ from ghost_native.generate import generate
 from ghost_native.models import Transformer, TransformerConfig
 from ghost_native.train import evaluate
 from ghost_native.train.folder_lock import FolderLock
+from tests.cli.line_corpus import LINE, write_corpus
 
 Run = Callable[..., tuple[int, str, str]]
 TINY = ("--preset", "phone", "--dim", "32", "--layers", "2", "--steps", "2")
-LINE = "for each word in a line of text there is a byte to guess, number {};\n"
 
 
 @pytest.fixture
@@ -43,10 +43,7 @@ def run(capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("corpus")
-    for k in range(8):
-        (root / f"part{k}.txt").write_text("".join(LINE.format(i * 8 + k) for i in range(12)))
-    return root
+    return write_corpus(tmp_path_factory.mktemp("cli") / "corpus", 8)
 
 
 @pytest.fixture(scope="module")

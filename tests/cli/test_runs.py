@@ -13,18 +13,14 @@ from ghost_native.cli import compare, main
 from ghost_native.models import Transformer, TransformerConfig
 from ghost_native.train.folder_lock import FolderLock
 from ghost_native.train.logs import read_metrics
+from tests.cli.line_corpus import write_corpus
 
-LINE = "for each word in a line of text there is a byte to guess, number {};\n"
 TINY = ("--preset", "phone", "--dim", "32", "--layers", "1")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    root = tmp_path / "corpus"
-    root.mkdir()
-    for k in range(8):
-        (root / f"part{k}.txt").write_text("".join(LINE.format(i * 8 + k) for i in range(12)))
-    return root
+    return write_corpus(tmp_path / "corpus", 8)
 
 
 def test_verify_says_what_is_ready(folder, tmp_path, capsys):

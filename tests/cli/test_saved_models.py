@@ -19,8 +19,8 @@ from ghost_native.models import Ghost, GhostConfig, Transformer, TransformerConf
 from ghost_native.train import evaluate
 from ghost_native.train.run_config import RunConfig
 from ghost_native.train.saved import load_saved, model_file, tokenizer_file
+from tests.cli.line_corpus import LINE, write_corpus
 
-LINE = "for each word in a line of text there is a byte to guess, number {};\n"
 TEXT = "for each word in a line, \u00e9\u20ac"
 SIZE = {"n_layers": 1, "d_model": 32, "n_heads": 2, "max_seq_len": 32, "dropout": 0.0}
 VOCAB = 320
@@ -34,11 +34,7 @@ def tokenizer() -> SentencePieceTokenizer:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    root = tmp_path / "corpus"
-    root.mkdir()
-    for k in range(4):
-        (root / f"part{k}.txt").write_text("".join(LINE.format(i * 4 + k) for i in range(12)))
-    return root
+    return write_corpus(tmp_path / "corpus", 4)
 
 
 @pytest.fixture

@@ -1,34 +1,58 @@
-"""How a model computes while it is trained."""
+"""How a model computes while it is trained, and while it is scored."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+if TYPE_CHECKING:
+    from ghost_native.nn.linear import Product
 
-class Precision:
-    """A model's precision from now on, and the way back.
+
+@contextmanager
+def trained_in(model: Any, precision: str) -> Iterator[None]:
+    """`with trained_in(model, precision):` its products, on a GPU its whole residual stream, are computed so.
 
     Args:
-        model: whose products, and on a GPU whole residual stream, are computed otherwise.
-        precision: "float32", "bfloat16" or "float16".
+        model: as it was before, afterwards.
+        precision: "float32", which leaves the model as it is, "bfloat16" or "float16".
     """
+    with _restored(model) as layers:
+        if precision == "bfloat16" and mx.default_device() == mx.Device(mx.cpu):
+            for layer in layers:
+                layer.activation = "bfloat16"  # CPUs gain by the products alone
+        elif precision != "float32":
+            model.compute_dtype = {"bfloat16": mx.bfloat16, "float16": mx.float16}[precision]
+        yield
 
-    def __init__(self, model: Any, precision: str) -> None:
-        self._model = model
-        self._layers = [(layer, layer.activation) for layer in model.product_layers()]
-        self._dtype = model.compute_dtype
-        if precision != "float32":
-            on_cpu = mx.default_device() == mx.Device(mx.cpu)
-            if precision == "bfloat16" and on_cpu:
-                for layer, _ in self._layers:
-                    layer.activation = "bfloat16"  # CPUs gain by the products alone
-            else:
-                model.compute_dtype = {"bfloat16": mx.bfloat16, "float16": mx.float16}[precision]
 
-    def restore(self) -> None:
-        """As it was before."""
-        for layer, activation in self._layers:
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """`with evaluating(model):` nothing is dropped, and everything computed in float32, however it is trained."""
+    training = model.training
+    with _restored(model) as layers:
+        model.train(False)
+        for layer in layers:
+            layer.activation = "float32"
+        model.compute_dtype = mx.float32
+        try:
+            yield
+        finally:
+            model.train(training)
+
+
+@contextmanager
+def _restored(model: Any) -> Iterator[list[Product]]:
+    """`with` it, what is changed of the precision of a model and of its layers, which it gives, is so afterwards as
+    before."""
+    layers, dtype = model.product_layers(), model.compute_dtype
+    activations = [layer.activation for layer in layers]
+    try:
+        yield layers
+    finally:
+        for layer, activation in zip(layers, activations, strict=True):
             layer.activation = activation
-        self._model.compute_dtype = self._dtype
+        model.compute_dtype = dtype

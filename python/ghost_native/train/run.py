@@ -17,6 +17,7 @@ from ghost_native.train.checkpoint import MODEL_FILE, CheckpointFolder, Snapshot
 from ghost_native.train.folder_lock import FolderBusyError, FolderLock
 from ghost_native.train.logs import METRICS_FILE, RunLog, read_summary
 from ghost_native.train.memory import MemoryMonitor
+from ghost_native.train.precision import evaluating
 from ghost_native.train.run_config.train_section import TrainSection
 from ghost_native.train.shares import with_all_shares, with_own_share
 from ghost_native.train.trainer import StepReport, Trainer
@@ -324,7 +325,7 @@ class Run:
         """Score held-out text; whether it is the best score so far."""
         if self.score is None:
             return False
-        with self.averaged(), _evaluating(self.trainer.model):
+        with self.averaged(), evaluating(self.trainer.model):
             bpb = self.score()
         best = bpb < self._best_score
         self._last_score, self._best_score = (report.step, bpb), min(bpb, self._best_score)
@@ -336,7 +337,7 @@ class Run:
     def _sample(self, log: RunLog, step: int) -> None:
         if self.sample is None:
             return
-        with self.averaged(), _evaluating(self.trainer.model):
+        with self.averaged(), evaluating(self.trainer.model):
             for prompt in self.config.sample_prompts:
                 text = self.sample(prompt)
                 log.text(prompt, text, step)
@@ -404,24 +405,6 @@ class Run:
             return True
         self.watcher.warned("no TensorBoard events: pip install 'ghost-native[train]' for them")
         return False
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """`with _evaluating(model):` nothing is dropped, and everything computed in float32, however it is trained."""
-    training, dtype = model.training, model.compute_dtype
-    layers = [(layer, layer.activation) for layer in model.product_layers()]
-    model.train(False)
-    for layer, _ in layers:
-        layer.activation = "float32"
-    model.compute_dtype = mx.float32
-    try:
-        yield
-    finally:
-        model.train(training)
-        model.compute_dtype = dtype
-        for layer, activation in layers:
-            layer.activation = activation
 
 
 def _or(ways: list[str]) -> str:

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ from ghost_native.train.objective import (
     preference_objective,
 )
 from ghost_native.train.optimizer import Optimizer
-from ghost_native.train.precision import Precision
+from ghost_native.train.precision import trained_in
 from ghost_native.train.ranks import ALONE, Ranks, tree_digest
 from ghost_native.train.run_config.train_section import WARMUP, TrainSection
 from ghost_native.train.schedule import learning_rate
@@ -294,17 +295,17 @@ class Trainer:
         if self.ranks.size > 1:
             self.ranks.compare(traits(self))
         models = [self.model] if self.reference is None else [self.model, self.reference]
-        precisions = [Precision(model, self.config.precision) for model in models]
-        self.model.set_gradient_checkpointing(self.config.gradient_checkpointing)
-        self.model.train()
-        try:
-            yield from self._steps(stop, pause)
-        except RuntimeError as error:
-            raise self.ranks.explained(error) from error
-        finally:
-            for precision in precisions:
-                precision.restore()
-            self.model.set_gradient_checkpointing(False)
+        with ExitStack() as held:
+            for model in models:
+                held.enter_context(trained_in(model, self.config.precision))
+            self.model.set_gradient_checkpointing(self.config.gradient_checkpointing)
+            self.model.train()
+            try:
+                yield from self._steps(stop, pause)
+            except RuntimeError as error:
+                raise self.ranks.explained(error) from error
+            finally:
+                self.model.set_gradient_checkpointing(False)
 
     def _steps(self, stop: Callable[[], bool], pause: Callable[[int], bool]) -> Iterator[StepReport]:
         self._begin = begin = time.perf_counter() - self.elapsed_s
