@@ -3,13 +3,9 @@
 namespace ghost::GHOST_ISA {
 namespace {
 
-// States of a block: q and the gradient of A for each stay in registers, and the chunk's decays and states
-// of one block (32 steps) in L1.
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kStates = 8;
-#else
+// States of a block: with four, decays and states of a chunk (32 rows) and the sums of dB and dC stay in the
+// first-level cache.
 constexpr int kStates = 4;
-#endif
 
 // A row of one block. The backward runs over all blocks for one block of states before the next, so that the
 // per-lane sums of dB and dC stay in cache. Rows are interleaved, so that no two buffers are a multiple of
@@ -18,9 +14,15 @@ struct alignas(64) Row {
   float delta[kWidth];
   float delta_u[kWidth];
   float g[kWidth];          // cotangent of y before the gate
-  float y[kWidth];          // y before the gate, for dz
+  float y[kWidth];          // sum over states of C h, for dz
   float dB_sum[kWidth];     // sum over states of q B
   float decay_sum[kWidth];  // sum over states of q a h A log2(e)
+};
+
+// What prepare finds out for finish. Apart from the rows, which the recurrences go through again and again.
+struct alignas(64) Slopes {
+  float delta[kWidth];  // of softplus
+  float gate[kWidth];   // of silu at z
 };
 
 // One row and state of one block.
@@ -31,39 +33,73 @@ struct alignas(64) Entry {
   float dC[kWidth];
 };
 
+// Softplus, and in `slope` its derivative, the sigmoid: both follow from one exponential.
+GHOST_INLINE F32 softplus_and_slope(F32 x, float* slope) {
+  const F32 e = exp(-abs(x));
+  const F32 part = splat(1.0f) / (splat(1.0f) + e);
+  store(slope, select_gt(x, splat(0.0f), part, e * part));
+  return select_gt(x, splat(20.0f), x, max(splat(0.0f), x) + log1p_unit(e));
+}
+
+// SiLU, and in `slope` its derivative.
+GHOST_INLINE F32 silu_and_slope(F32 x, float* slope) {
+  x = max(splat(-88.0f), x);
+  const F32 s = sigmoid(x);
+  store(slope, s * fma(x, splat(1.0f) - s, splat(1.0f)));
+  return x * s;
+}
+
+// Of all blocks, a row at a time: memory is read in its order.
 template <class T>
-GHOST_INLINE void prepare(const ScanSequence<T>& in, Block block, const T* dy, int64_t t0, int64_t rows,
-                          Row* chunk) {
-  const F32 D = load_optional(in.D ? in.D + block.channel : nullptr, block.lanes);
-  const F32 bias = load_optional(in.delta_bias ? in.delta_bias + block.channel : nullptr, block.lanes);
+GHOST_INLINE void prepare(const ScanSequence<T>& in, const ScanSlice& slice, const T* dy, int64_t t0,
+                          int64_t rows, Row* chunks, Slopes* slopes) {
+  const int64_t blocks = num_blocks(slice);
   for (int64_t t = 0; t < rows; ++t) {
-    const int64_t at = (t0 + t) * in.dim + block.channel;
-    const F32 u = load_lanes(in.u + at, block.lanes);
-    F32 delta = load_lanes(in.delta + at, block.lanes) + bias;
-    if (in.softplus) delta = softplus(delta);
-    F32 g = load_lanes(dy + at, block.lanes);
-    if (in.z) g = g * silu(load_lanes(in.z + at, block.lanes));
-    store(chunk[t].delta, delta);
-    store(chunk[t].delta_u, delta * u);
-    store(chunk[t].g, g);
-    store(chunk[t].y, D * u);
-    store(chunk[t].dB_sum, splat(0.0f));
-    store(chunk[t].decay_sum, splat(0.0f));
+    for (int64_t k = 0; k < blocks; ++k) {
+      const Block block = block_of(slice, k);
+      const int64_t at = (t0 + t) * in.dim + block.channel;
+      Row& row = chunks[k * kScanChunk + t];
+      Slopes& slope = slopes[k * kScanChunk + t];
+      const F32 u = load_lanes(in.u + at, block.lanes);
+      F32 delta = load_lanes(in.delta + at, block.lanes) +
+                  load_optional(in.delta_bias ? in.delta_bias + block.channel : nullptr, block.lanes);
+      if (in.softplus) delta = softplus_and_slope(delta, slope.delta);
+      F32 g = load_lanes(dy + at, block.lanes);
+      if (in.z) g = g * silu_and_slope(load_lanes(in.z + at, block.lanes), slope.gate);
+      store(row.delta, delta);
+      store(row.delta_u, delta * u);
+      store(row.g, g);
+    }
   }
 }
 
-// The forward of N states again, keeping decays and decayed states.
+// Asks for what `prepare` and `recompute` will read of the chunk before: states are far apart, out of reach
+// of hardware prefetchers, and rows of a whole chunk are in time for the second level.
+template <class T>
+GHOST_INLINE void prefetch(const ScanSequence<T>& in, Block block, const T* dy, const float* saved,
+                           int64_t t0) {
+  const int64_t at = t0 * in.dim + block.channel;
+  for (const T* p : {in.u, in.delta, dy, in.z ? in.z : dy}) {
+    for (int64_t t = 0; t < kScanChunk; ++t) __builtin_prefetch(p + at + t * in.dim, 0, 2);
+  }
+  if (t0 == 0) return;
+  const float* state = saved + (t0 / kScanChunk - 1) * in.dstate * in.dim + block.channel;
+  for (int n = 0; n < in.dstate; ++n) __builtin_prefetch(state + n * in.dim, 0, 2);
+}
+
+// The forward of N states again, keeping decays and decayed states. With `first`, the sums of rows begin
+// here.
 template <int N, bool Gated>
 GHOST_INLINE void recompute(const float* A, const float* state, int64_t state_stride, int lanes,
-                            const float* B, const float* C, int64_t bc_stride, int64_t rows, Row* chunk,
-                            Entry* entries) {
+                            const float* B, const float* C, int64_t bc_stride, int64_t rows, bool first,
+                            Row* chunk, Entry* entries) {
   F32 h[N];
   for (int n = 0; n < N; ++n) h[n] = load_lanes(state + n * state_stride, lanes);
   for (int64_t t = 0; t < rows; ++t) {
     const F32 delta = load(chunk[t].delta);
     const F32 delta_u = load(chunk[t].delta_u);
     Entry* entry = entries + t * N;
-    F32 y = Gated ? load(chunk[t].y) : splat(0.0f);
+    F32 y = Gated && !first ? load(chunk[t].y) : splat(0.0f);
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) {
       const F32 a = exp2(delta * load(A + n * kWidth));
@@ -82,7 +118,7 @@ GHOST_INLINE void recompute(const float* A, const float* state, int64_t state_st
 // The adjoint recurrence, last row first: q[t] = g C + a[t + 1] q[t + 1].
 template <int N>
 GHOST_INLINE void adjoint(const float* A, float* q_carry, float* dA, const float* B, const float* C,
-                          int64_t bc_stride, int64_t rows, Row* chunk, Entry* entries) {
+                          int64_t bc_stride, int64_t rows, bool first, Row* chunk, Entry* entries) {
   F32 q[N], grad_A[N];
   for (int n = 0; n < N; ++n) {
     q[n] = load(q_carry + n * kWidth);
@@ -92,8 +128,8 @@ GHOST_INLINE void adjoint(const float* A, float* q_carry, float* dA, const float
     const F32 delta = load(chunk[t].delta);
     const F32 delta_u = load(chunk[t].delta_u);
     const F32 g = load(chunk[t].g);
-    F32 dB_sum = load(chunk[t].dB_sum);
-    F32 decay_sum = load(chunk[t].decay_sum);
+    F32 dB_sum = first ? splat(0.0f) : load(chunk[t].dB_sum);
+    F32 decay_sum = first ? splat(0.0f) : load(chunk[t].decay_sum);
     Entry* entry = entries + t * N;
     const float* b = B + t * bc_stride;
     const float* c = C + t * bc_stride;
@@ -120,31 +156,33 @@ GHOST_INLINE void adjoint(const float* A, float* q_carry, float* dA, const float
 }
 
 template <class T>
-GHOST_INLINE void finish(const ScanSequence<T>& in, Block block, const T* dy, int64_t t0, int64_t rows,
-                         const Row* chunk, const ScanGradients<T>& out, float* dD, float* ddelta_bias) {
-  const F32 D = load_optional(in.D ? in.D + block.channel : nullptr, block.lanes);
-  const F32 bias = load_optional(in.delta_bias ? in.delta_bias + block.channel : nullptr, block.lanes);
-  F32 D_sum = load(dD), bias_sum = load(ddelta_bias);
+GHOST_INLINE void finish(const ScanSequence<T>& in, const ScanSlice& slice, const T* dy, int64_t t0,
+                         int64_t rows, const Row* chunks, const Slopes* slopes, const ScanGradients<T>& out) {
+  const int64_t blocks = num_blocks(slice);
   for (int64_t t = 0; t < rows; ++t) {
-    const int64_t at = (t0 + t) * in.dim + block.channel;
-    const F32 u = load_lanes(in.u + at, block.lanes);
-    const F32 g = load(chunk[t].g);
-    const F32 dB_sum = load(chunk[t].dB_sum);
-    F32 ddelta = fma(dB_sum, u, load(chunk[t].decay_sum) * splat(kLn2));
-    // The slope of softplus is the sigmoid. Keeping it from prepare would cost more cache than computing it
-    // again.
-    if (in.softplus) ddelta = ddelta * sigmoid(load_lanes(in.delta + at, block.lanes) + bias);
-    store_lanes(out.du + at, fma(dB_sum, load(chunk[t].delta), g * D), block.lanes);
-    store_lanes(out.ddelta + at, ddelta, block.lanes);
-    D_sum = fma(g, u, D_sum);
-    bias_sum = bias_sum + ddelta;
-    if (in.z) {
-      const F32 dy_y = load_lanes(dy + at, block.lanes) * load(chunk[t].y);
-      store_lanes(out.dz + at, dy_y * silu_gradient(load_lanes(in.z + at, block.lanes)), block.lanes);
+    for (int64_t k = 0; k < blocks; ++k) {
+      const Block block = block_of(slice, k);
+      const Row& row = chunks[k * kScanChunk + t];
+      const Slopes& slope = slopes[k * kScanChunk + t];
+      const F32 D = load_optional(in.D ? in.D + block.channel : nullptr, block.lanes);
+      const int64_t at = (t0 + t) * in.dim + block.channel;
+      const F32 u = load_lanes(in.u + at, block.lanes);
+      const F32 g = load(row.g);
+      const F32 dB_sum = load(row.dB_sum);
+      F32 ddelta = fma(dB_sum, u, load(row.decay_sum) * splat(kLn2));
+      if (in.softplus) ddelta = ddelta * load(slope.delta);
+      store_lanes(out.du + at, fma(dB_sum, load(row.delta), g * D), block.lanes);
+      store_lanes(out.ddelta + at, ddelta, block.lanes);
+      float* dD = out.dD + k * kWidth;
+      float* dbias = out.ddelta_bias + k * kWidth;
+      store(dD, fma(g, u, load(dD)));
+      store(dbias, load(dbias) + ddelta);
+      if (in.z) {
+        const F32 dy_y = load_lanes(dy + at, block.lanes) * fma(D, u, load(row.y));
+        store_lanes(out.dz + at, dy_y * load(slope.gate), block.lanes);
+      }
     }
   }
-  store(dD, D_sum);
-  store(ddelta_bias, bias_sum);
 }
 
 // The sums over lanes of dB and dC, (rows, N), into the slice's share.
@@ -174,13 +212,15 @@ GHOST_INLINE void sum_lanes(const Entry* entries, int64_t rows, float* dB, float
 
 constexpr int64_t kEntriesFloats = kScanChunk * kStates * sizeof(Entry) / sizeof(float);
 constexpr int64_t kChunkFloats = kScanChunk * sizeof(Row) / sizeof(float);
+constexpr int64_t kSlopesFloats = kScanChunk * sizeof(Slopes) / sizeof(float);
 
 }  // namespace
 
-// Scratch: the per-lane buffers, one chunk per block, then per block q and the first state.
+// Scratch: the per-lane buffers, one chunk and its slopes per block, then per block q and the first state.
 template <class T>
 int64_t ScanBackward<T>::scratch(const ScanSlice& slice, int dstate) {
-  return kEntriesFloats + num_blocks(slice) * (kChunkFloats + 2 * static_cast<int64_t>(dstate) * kWidth);
+  return kEntriesFloats +
+         num_blocks(slice) * (kChunkFloats + kSlopesFloats + 2 * static_cast<int64_t>(dstate) * kWidth);
 }
 
 template <class T>
@@ -191,14 +231,14 @@ void ScanBackward<T>::run(const ScanSequence<T>& in, const ScanSlice& slice, con
   const int64_t block_size = static_cast<int64_t>(in.dstate) * kWidth;
   Entry* entries = reinterpret_cast<Entry*>(scratch);
   Row* chunks = reinterpret_cast<Row*>(scratch + kEntriesFloats);
-  float* q = scratch + kEntriesFloats + blocks * kChunkFloats;
+  Slopes* slopes = reinterpret_cast<Slopes*>(scratch + kEntriesFloats + blocks * kChunkFloats);
+  float* q = scratch + kEntriesFloats + blocks * (kChunkFloats + kSlopesFloats);
   float* first_state = q + blocks * block_size;
   pack_state(in, slice, dlast_state, q);
   pack_state(in, slice, in.state, first_state);
   for (int64_t t0 = (in.seqlen - 1) / kScanChunk * kScanChunk; t0 >= 0 && in.seqlen > 0; t0 -= kScanChunk) {
     const int64_t rows = min_of(kScanChunk, in.seqlen - t0);
-    for (int64_t k = 0; k < blocks; ++k)
-      prepare(in, block_of(slice, k), dy, t0, rows, chunks + k * kScanChunk);
+    prepare(in, slice, dy, t0, rows, chunks, slopes);
     const float* B = in.B + t0 * in.bc_stride;
     const float* C = in.C + t0 * in.bc_stride;
     for_state_blocks<kStates>(in.dstate, [&]<int N>(int n) {
@@ -208,6 +248,9 @@ void ScanBackward<T>::run(const ScanSequence<T>& in, const ScanSlice& slice, con
       }
       for (int64_t k = 0; k < blocks; ++k) {
         const Block block = block_of(slice, k);
+        Row* chunk = chunks + k * kScanChunk;
+        const bool first = n == 0;
+        if (first && t0 > 0) prefetch(in, block, dy, saved, t0 - kScanChunk);
         const float* state = first_state + k * block_size + n * kWidth;
         int64_t stride = kWidth;
         int lanes = kWidth;
@@ -217,23 +260,15 @@ void ScanBackward<T>::run(const ScanSequence<T>& in, const ScanSlice& slice, con
           lanes = block.lanes;
         }
         const float* A = in.A + (slice.block0 + k) * block_size + n * kWidth;
-        if (in.z) {
-          recompute<N, true>(A, state, stride, lanes, B + n, C + n, in.bc_stride, rows,
-                             chunks + k * kScanChunk, entries);
-        } else {
-          recompute<N, false>(A, state, stride, lanes, B + n, C + n, in.bc_stride, rows,
-                              chunks + k * kScanChunk, entries);
-        }
+        const auto recomputed = in.z ? recompute<N, true> : recompute<N, false>;
+        recomputed(A, state, stride, lanes, B + n, C + n, in.bc_stride, rows, first, chunk, entries);
         adjoint<N>(A, q + k * block_size + n * kWidth, out.dA + k * block_size + n * kWidth, B + n, C + n,
-                   in.bc_stride, rows, chunks + k * kScanChunk, entries);
+                   in.bc_stride, rows, first, chunk, entries);
       }
       sum_lanes<N>(entries, rows, out.dB + t0 * in.bc_stride + n, out.dC + t0 * in.bc_stride + n,
                    in.bc_stride);
     });
-    for (int64_t k = 0; k < blocks; ++k) {
-      finish(in, block_of(slice, k), dy, t0, rows, chunks + k * kScanChunk, out, out.dD + k * kWidth,
-             out.ddelta_bias + k * kWidth);
-    }
+    finish(in, slice, dy, t0, rows, chunks, slopes, out);
   }
   if (out.dstate) {
     for (int64_t k = 0; k < blocks; ++k) {

@@ -30,6 +30,22 @@ struct alignas(64) Row {
   float y[kWidth];
 };
 
+// What `prepare` will read next. Rows are far apart, out of reach of hardware prefetchers, and asked for a
+// few at a time, for caches take only so many requests at once.
+template <class T>
+struct Ahead {
+  const T* u;
+  const T* delta;
+  const T* z;  // or u
+  int64_t stride;
+  int64_t rows;
+
+  void prefetch(int64_t t) const {
+    if (t >= rows) return;
+    for (const T* p : {u, delta, z}) __builtin_prefetch(p + t * stride);
+  }
+};
+
 template <class T>
 GHOST_INLINE void prepare(const ScanSequence<T>& in, Block block, int64_t t0, int64_t rows, Row* chunk) {
   const F32 D = load_optional(in.D ? in.D + block.channel : nullptr, block.lanes);
@@ -45,10 +61,10 @@ GHOST_INLINE void prepare(const ScanSequence<T>& in, Block block, int64_t t0, in
   }
 }
 
-// N states of one block over `rows` rows: h = a h + delta u B, y += C h.
-template <int N>
+// N states of one block over `rows` rows: h = a h + delta u B, y += C h. Meanwhile asks for what is ahead.
+template <int N, class T>
 GHOST_INLINE void recur(const float* A, float* state, const float* B, const float* C, int64_t bc_stride,
-                        int64_t rows, Row* chunk) {
+                        int64_t rows, const Ahead<T>& ahead, Row* chunk) {
   F32 h[N];
   for (int n = 0; n < N; ++n) h[n] = load(state + n * kWidth);
   for (int64_t t = 0; t < rows; ++t) {
@@ -61,6 +77,7 @@ GHOST_INLINE void recur(const float* A, float* state, const float* B, const floa
       y[n % 2] = fma(h[n], splat(C[n]), y[n % 2]);
     }
     store(chunk[t].y, y[0] + y[1]);
+    ahead.prefetch(t);
     B += bc_stride;
     C += bc_stride;
   }
@@ -90,15 +107,13 @@ void forward(const ScanSequence<T>& in, const ScanSlice& slice, T* y, float* las
       const bool same_rows = k + 1 < num_blocks(slice);
       const int64_t next_t0 = same_rows ? t0 : t0 + kScanChunk;
       const int64_t next = next_t0 * in.dim + (same_rows ? block.channel + kWidth : slice.channel0);
-      const int64_t next_rows = min_of(kScanChunk, in.seqlen - next_t0);
-      prefetch_rows(in.u + next, next_rows, in.dim);
-      prefetch_rows(in.delta + next, next_rows, in.dim);
-      if (in.z) prefetch_rows(in.z + next, next_rows, in.dim);
+      const Ahead<T> ahead{in.u + next, in.delta + next, (in.z ? in.z : in.u) + next, in.dim,
+                           min_of(kScanChunk, in.seqlen - next_t0)};
       const float* A = in.A + (slice.block0 + k) * block_size;
       const float* B = in.B + t0 * in.bc_stride;
       const float* C = in.C + t0 * in.bc_stride;
       for_state_blocks<kStates>(in.dstate, [&]<int N>(int n) {
-        recur<N>(A + n * kWidth, state + n * kWidth, B + n, C + n, in.bc_stride, rows, chunk);
+        recur<N>(A + n * kWidth, state + n * kWidth, B + n, C + n, in.bc_stride, rows, ahead, chunk);
       });
       for (int64_t t = 0; t < rows; ++t) {
         const int64_t at = (t0 + t) * in.dim + block.channel;

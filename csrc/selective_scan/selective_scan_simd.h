@@ -14,9 +14,9 @@ constexpr float kLn2 = 0.693147180559945309f;
 // hot spot of the scan.
 GHOST_INLINE F32 exp2(F32 x) {
 #if defined(__AVX512F__)
-  // scalef takes any exponent, and reduce gives 0 for an infinite x: no clamping.
+  // scalef takes any exponent: for an infinite n it gives 0 or infinity even where r is no number.
   const F32 n = round_even(x);
-  const F32 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const F32 r = x - n;
 #else
   x = max(splat(-126.0f), min(splat(127.0f), x));
   const F32 n = round_even(x);
@@ -101,13 +101,6 @@ static inline void pack_block(const float* from, Block block, int dstate, float*
 }
 static inline void unpack_block(const float* packed, Block block, int dstate, float* to) {
   transpose(packed, kWidth, dstate, block.lanes, to + block.channel * dstate, dstate, 1.0f);
-}
-
-// The rows of a block are far apart, out of reach of hardware prefetchers: those of a block to come are asked
-// for while another is worked on.
-template <class T>
-GHOST_INLINE void prefetch_rows(const T* p, int64_t rows, int64_t dim) {
-  for (int64_t t = 0; t < rows; ++t) __builtin_prefetch(p + t * dim);
 }
 
 // The state before the first row of every block, packed.
