@@ -132,6 +132,17 @@ GHOST_INLINE void put_block(float* to, const float* end, const F32* block, int d
   }
 }
 
+// Asks for what the next panel will read where this one reads `count` elements: rows are too short for
+// hardware prefetchers to follow.
+template <class T>
+GHOST_INLINE void prefetch_panel_after(const GemmOperand& m, const T* from, int stride, int count) {
+  const auto next =
+      reinterpret_cast<uintptr_t>(from) + static_cast<size_t>(stride * m.outer_stride) * sizeof(T);
+  for (size_t i = 0; i < static_cast<size_t>(count) * sizeof(T); i += 64) {
+    __builtin_prefetch(reinterpret_cast<const void*>(next + i));
+  }
+}
+
 // The depth index is contiguous in memory: square blocks are transposed in registers.
 template <class T>
 void pack_transposed(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k0, int64_t k1,
@@ -145,6 +156,7 @@ void pack_transposed(const GemmOperand& m, int64_t outer0, int count, int stride
 #pragma GCC unroll 16
       for (int i = 0; i < kWidth; ++i) {
         const T* from = data + (outer0 + lane0 + i) * m.outer_stride + k;
+        prefetch_panel_after(m, from, stride, kWidth);
         block[i] = lane0 + i >= count ? splat(0.0f) : depth == kWidth ? load(from) : load_n(from, depth);
       }
       transpose(block);
@@ -284,6 +296,7 @@ void pack_pairs_transposed(const GemmOperand& m, int64_t outer0, int count, int 
           block[i] = splat(0.0f);
           continue;
         }
+        prefetch_panel_after(m, from, stride, 2 * kWidth);
         const F32 a = low == kWidth ? load(from) : load_n(from, low);
         const F32 b = high == kWidth ? load(from + kWidth) : load_n(from + kWidth, high);
         block[i] = reinterpret_cast<F32>(_mm512_cvtne2ps_pbh(b, a));

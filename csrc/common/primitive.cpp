@@ -26,10 +26,14 @@ bool one_of(const std::string& name, std::initializer_list<const char*> names) {
   return std::any_of(names.begin(), names.end(), [&](const char* n) { return name == n; });
 }
 
+// True when x has its memory, even if it is still being computed, as weights are while the next step of
+// training is put together.
+bool is_laid_out(const mx::array& x) { return x.status() != mx::array::Status::unscheduled; }
+
 // True when x is one element, or known to repeat one.
 bool has_one_value(const mx::array& x) {
   if (x.size() == 1) return true;
-  if (x.is_available()) return x.data_size() == 1;
+  if (is_laid_out(x)) return x.data_size() == 1;
   return x.has_primitive() && one_of(x.primitive().name(), {"Broadcast"}) && x.inputs()[0].size() == 1;
 }
 
@@ -61,11 +65,13 @@ std::pair<Arrays, std::vector<int>> Primitive::vmap(const Arrays& inputs, const 
 }
 
 bool is_dense(const mx::array& x, int steps) {
-  if (x.is_available()) return x.flags().row_contiguous;
+  if (is_laid_out(x)) return x.flags().row_contiguous;
   if (!x.has_primitive() || steps == 0) return false;
   const mx::Primitive& made_by = x.primitive();
   if (dynamic_cast<const Primitive*>(&made_by)) return true;  // ours allocate what they return
   if (one_of(made_by.name(), {"Full"})) return has_one_value(x.inputs()[0]);
+  if (one_of(made_by.name(), {"Concatenate"})) return true;
+  if (one_of(made_by.name(), {"Reshape", "ExpandDims", "Squeeze"})) return is_dense(x.inputs()[0], steps - 1);
   // Elementwise operations lay out what they return like their operands.
   if (!one_of(made_by.name(), {"Copy", "StopGradient", "AsType", "Negative", "Exp", "Add", "Multiply"}))
     return false;
