@@ -30,8 +30,9 @@ ghost-native quickstart --fact "name of my cat=Tabitha"
 PRESET = "quick_test"
 BATCH, SEQLEN = 16, 128
 STRIDE = 32  # of the sparse attention: windows as short as these texts need
-LEARNING_RATE, FINAL_RATE = 6e-3, 0.02  # the final one as a share
-FACT_SHARE, FACT_MIX = 0.16, 0.08  # of the time for facts alone, first; then of the batches
+RESET_EVERY = 4  # windows: a short run sees few batches, and those next to each other should be of other files
+LEARNING_RATE, FINAL_RATE, WEIGHT_DECAY = 6e-3, 0.02, 0.1  # the final rate as a share
+FACT_SHARE, FACT_MIX = 0.10, 0.08  # of the time for facts alone, first; then of the batches
 MARGIN = 0.99  # of the seconds are scheduled: the step in hand at the end still has to finish
 DEFAULT_FACT = ("capital of Zembla", "Onhava")
 SNIPPET_BYTES = 160
@@ -85,11 +86,12 @@ def run(args: Arguments) -> int:
         optimizer="adamw",
         lr=LEARNING_RATE,
         min_lr=FINAL_RATE * LEARNING_RATE,
-        weight_decay=0.01,
+        weight_decay=WEIGHT_DECAY,
         betas=(0.9, 0.99),
         precision="bfloat16",
         fact_share=FACT_SHARE,
         fact_mix=FACT_MIX,
+        reset_every=RESET_EVERY,
         seed=args.seed,
     )
     terminal.remark(
