@@ -165,7 +165,10 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     """For real: a signal while a large file is sharded."""
     command = [sys.executable, "-m", "ghost_native", "data", "shard", str(tmp_path / "big.txt"), "--out"]
     (tmp_path / "big.txt").write_bytes(b"some words on a line\n" * 4_000_000)
+    # Jobs that a script puts in the background, as this test may be part of, ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen([*command, str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     while not any(path.name.startswith(TEMPORARY) for path in tmp_path.iterdir()):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
