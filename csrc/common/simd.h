@@ -260,15 +260,16 @@ GHOST_INLINE F32 silu(F32 x) {
   x = max(splat(-88.0f), x);
   return x * sigmoid(x);
 }
+// The slope of silu, where the sigmoid s at x is known.
+GHOST_INLINE F32 silu_gradient(F32 x, F32 s) { return s * fma(x, splat(1.0f) - s, splat(1.0f)); }
 GHOST_INLINE F32 silu_gradient(F32 x) {
   x = max(splat(-88.0f), x);
-  const F32 s = sigmoid(x);
-  return s * fma(x, splat(1.0f) - s, splat(1.0f));
+  return silu_gradient(x, sigmoid(x));
 }
-// log(1 + e^x), linear above 20 as in the selective-scan literature.
-GHOST_INLINE F32 softplus(F32 x) {
-  const F32 y = max(splat(0.0f), x) + log1p_unit(exp(-abs(x)));
-  return select_gt(x, splat(20.0f), x, y);
+// log(1 + e^x), linear above 20 as in the selective-scan literature, where e^-|x| is known.
+GHOST_INLINE F32 softplus(F32 x, F32 exp_minus_abs) {
+  return select_gt(x, splat(20.0f), x, max(splat(0.0f), x) + log1p_unit(exp_minus_abs));
 }
+GHOST_INLINE F32 softplus(F32 x) { return softplus(x, exp(-abs(x))); }
 
 }  // namespace ghost::GHOST_ISA

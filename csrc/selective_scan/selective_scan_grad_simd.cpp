@@ -38,14 +38,14 @@ GHOST_INLINE F32 softplus_and_slope(F32 x, float* slope) {
   const F32 e = exp(-abs(x));
   const F32 part = splat(1.0f) / (splat(1.0f) + e);
   store(slope, select_gt(x, splat(0.0f), part, e * part));
-  return select_gt(x, splat(20.0f), x, max(splat(0.0f), x) + log1p_unit(e));
+  return softplus(x, e);
 }
 
 // SiLU, and in `slope` its derivative.
 GHOST_INLINE F32 silu_and_slope(F32 x, float* slope) {
   x = max(splat(-88.0f), x);
   const F32 s = sigmoid(x);
-  store(slope, s * fma(x, splat(1.0f) - s, splat(1.0f)));
+  store(slope, silu_gradient(x, s));
   return x * s;
 }
 
