@@ -54,13 +54,15 @@ mx::Shape product_shape(const mx::array& x, int size) {
   return shape;
 }
 
-// x (..., K or N), codes, float32 codebook, all contiguous.
+// x (..., K or N), codes, codebook, all contiguous. The codebook is float32, or on the CPU and where it is
+// not differentiated any float.
 mx::array product(const Arrays& inputs, bool transpose, Activation activation, mx::Stream s) {
   const ComposedForm composed = codebook_composed::matmul(transpose, activation, s);
   if (use_composed(s, Kernels::cpu_and_metal)) return composed(inputs)[0];
   const int size = transpose ? inputs[1].shape(0) : 16 * inputs[1].shape(1);
-  return mx::array(product_shape(inputs[0], size), inputs[0].dtype(),
-                   std::make_shared<CodebookMatmul>(s, composed, transpose, activation), inputs);
+  const int64_t work = static_cast<int64_t>(inputs[0].size()) * size;
+  return output_of(std::make_shared<CodebookMatmul>(s, composed, transpose, activation), inputs,
+                   product_shape(inputs[0], size), inputs[0].dtype(), work);
 }
 
 mx::array codebook_gradient(const mx::array& left, const mx::array& right, const mx::array& codes,
@@ -111,7 +113,9 @@ mx::array codebook_matmul(const mx::array& x, const mx::array& codes, const mx::
   require_codebook(kMatmul, codebook, rows, columns);
   require_last(kMatmul, "x", x, transpose ? columns : rows,
                transpose ? "(..., K) with K" : "(..., N) with N");
-  return product({dense(x, s), dense(codes, s), dense_float32(codebook, s)}, transpose, mode, s);
+  const bool any_float = !on_gpu(s) && !force_composed() && !codebook.is_tracer();
+  const auto levels = any_float ? dense(codebook, s) : dense_float32(codebook, s);
+  return product({dense(x, s), dense(codes, s), levels}, transpose, mode, s);
 }
 
 mx::array codebook_matmul_latent(const mx::array& x, const mx::array& weight, const mx::array& codebook,

@@ -30,7 +30,7 @@ mx::array codebook_dequantize(const mx::array& codes, const mx::array& codebook,
 // sums[n, g, c] of dw (N, K) where the code is c: the gradient of a codebook (N, groups, 4).
 mx::array bucket_sum(const mx::array& dw, const mx::array& codes, int groups, mx::StreamOrDevice s = {});
 
-// Inputs x, codes, codebook (float32).
+// Inputs x, codes, codebook.
 class CodebookMatmul : public Primitive {
  public:
   CodebookMatmul(mx::Stream stream, ComposedForm composed, bool transpose, Activation activation)

@@ -25,14 +25,19 @@ CodedMatrix coded(const mx::array& codes, const mx::array& codebook, const float
           std::max<int64_t>(columns / groups, 1)};
 }
 
-// A codebook's levels rounded to float16 where asked, else none.
-class HalfLevels {
+// A codebook's levels where they differ from its float32 data: those of half precision as float32, and all
+// rounded to float16 where asked.
+class Levels {
  public:
-  HalfLevels(const mx::array& codebook, bool half) : levels_(half ? codebook.size() : 0) {
-    if (!half) return;
+  explicit Levels(const mx::array& codebook, bool round_to_half = false) {
+    const bool half = codebook.dtype() != mx::float32;
+    if (!half && !round_to_half) return;
+    const auto n = static_cast<int64_t>(codebook.size());
+    levels_.resize(codebook.size());
+    dispatch_dtype(codebook.dtype(), [&]<class T>() { convert(in_ptr<T>(codebook), levels_.data(), n); });
+    if (!round_to_half) return;
     std::vector<float16> rounded(levels_.size());
-    const auto n = static_cast<int64_t>(levels_.size());
-    convert(codebook.data<float>(), rounded.data(), n);
+    convert(levels_.data(), rounded.data(), n);
     convert(rounded.data(), levels_.data(), n);
   }
   const float* data() const { return levels_.empty() ? nullptr : levels_.data(); }
@@ -153,7 +158,8 @@ void bucket_sums(const float* values, const uint32_t* codes, int64_t rows, int64
 void CodebookMatmul::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   dispatch_cpu(stream(), inputs, outputs,
                [transpose = transpose_, activation = activation_](const Arrays& in, Arrays& out) {
-                 multiply_codes(in[0], coded(in[1], in[2]), transpose, activation, out[0]);
+                 const Levels levels(in[2]);
+                 multiply_codes(in[0], coded(in[1], in[2], levels.data()), transpose, activation, out[0]);
                });
 }
 
@@ -166,7 +172,7 @@ void CodebookGrad::eval_cpu(const Arrays& inputs, Arrays& outputs) {
 void CodebookMatmulLatent::eval_cpu(const Arrays& inputs, Arrays& outputs) {
   dispatch_cpu(stream(), inputs, outputs,
                [activation = activation_, half = half_levels_](const Arrays& in, Arrays& out) {
-                 const HalfLevels levels(in[2], half);
+                 const Levels levels(in[2], half);
                  const CodedMatrix w = coded(out[1], in[2], levels.data());
                  assign(in[1].data<float>(), w, out[1].data<uint32_t>());
                  const bool small = std::min(w.rows, w.columns) < kReducedSize;
@@ -179,7 +185,7 @@ void CodebookMatmulLatentGrad::eval_cpu(const Arrays& inputs, Arrays& outputs) {
       activation_ == Activation::bfloat16 ? GemmPrecision::bfloat16 : GemmPrecision::float32;
   dispatch_cpu(stream(), inputs, outputs,
                [wanted = wanted_, half = half_levels_, precision](const Arrays& in, Arrays& out) {
-                 const HalfLevels levels(in[2], half);
+                 const Levels levels(in[2], half);
                  const CodedMatrix w = coded(in[1], in[2], levels.data());
                  size_t next = 0;
                  if (wanted.x) {

@@ -38,6 +38,9 @@ bool has_one_value(const mx::array& x) {
 }
 
 thread_local bool forced = false;
+thread_local bool at_once = false;
+
+constexpr int64_t kWorkAtOnce = int64_t{1} << 24;
 
 }  // namespace
 
@@ -79,6 +82,29 @@ bool is_dense(const mx::array& x, int steps) {
   return std::all_of(inputs.begin(), inputs.end(),
                      [&](const mx::array& in) { return in.shape() == x.shape() && is_dense(in, steps - 1); });
 }
+
+bool best_at_once(const Arrays& inputs, const mx::Stream& stream, int64_t work) {
+  if (work > kWorkAtOnce || on_gpu(stream)) return false;
+  for (const auto& x : inputs) {
+    if (!x.is_available() || x.is_tracer()) return false;
+  }
+  return stream == mx::default_stream(mx::default_device());
+}
+
+mx::array computed_at_once(Primitive& primitive, const Arrays& inputs, const mx::Shape& shape,
+                           mx::Dtype dtype) {
+  struct Flag {
+    Flag() { at_once = true; }
+    ~Flag() { at_once = false; }
+  };
+  Arrays outputs{mx::array(shape, dtype, nullptr, {})};
+  const Flag flag;
+  primitive.eval_cpu(inputs, outputs);
+  outputs[0].set_status(mx::array::Status::available);
+  return std::move(outputs[0]);
+}
+
+bool computing_at_once() { return at_once; }
 
 void prefer_huge_pages(mx::array& out) {
 #if defined(__linux__)

@@ -71,6 +71,25 @@ inline mx::array dense_float32(const mx::array& x, const mx::Stream& s) {
 // small ones takes as long as a pass of arithmetic.
 void prefer_huge_pages(mx::array& out);
 
+// True where an operation is best computed in the call that asks for it: it is this small (in multiply-adds),
+// its inputs are there, nothing traces it, and it is meant for the default stream. Handing work to the
+// stream's thread and waiting for it takes MLX about 8 us a call, several times a small product.
+bool best_at_once(const Arrays& inputs, const mx::Stream& stream, int64_t work);
+
+// The output of a primitive's eval_cpu, computed on this thread. It has no graph behind it.
+mx::array computed_at_once(Primitive& primitive, const Arrays& inputs, const mx::Shape& shape,
+                           mx::Dtype dtype);
+bool computing_at_once();
+
+// The output of a primitive over `inputs`: computed at once where that is best, else when it is evaluated.
+template <class P>
+mx::array output_of(const std::shared_ptr<P>& primitive, const Arrays& inputs, const mx::Shape& shape,
+                    mx::Dtype dtype, int64_t work) {
+  if (best_at_once(inputs, primitive->stream(), work))
+    return computed_at_once(*primitive, inputs, shape, dtype);
+  return mx::array(shape, dtype, primitive, inputs);
+}
+
 // Allocates the outputs of eval_cpu and queues work(inputs, outputs) on the stream. The work runs even when
 // every output is empty (other outputs may not be), so kernels take zero sizes in their stride. It must not
 // throw.
@@ -86,6 +105,7 @@ void dispatch_cpu(const mx::Stream& stream, const Arrays& inputs, Arrays& output
     out.set_data(mx::allocator::malloc(out.nbytes()));
     prefer_huge_pages(out);
   }
+  if (computing_at_once()) return work(inputs, outputs);
   mx::cpu::get_command_encoder(stream).dispatch(
       [in = weak(inputs), out = weak(outputs), work = std::move(work)]() mutable { work(in, out); });
 }

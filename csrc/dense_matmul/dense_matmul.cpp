@@ -43,8 +43,9 @@ mx::array dense_product(DenseOptions options, const mx::array& left, const mx::a
   const Arrays inputs{dense(left, s), dense(right, s)};
   const ComposedForm composed = composed_product(options, s);
   if (use_composed(s, Kernels::cpu)) return composed(inputs)[0];
-  return mx::array(product_shape(options, left, right), options.dtype,
-                   std::make_shared<DenseMatmul>(s, composed, options), inputs);
+  const mx::Shape shape = product_shape(options, left, right);
+  const int64_t work = static_cast<int64_t>(left.size()) * shape.back();
+  return output_of(std::make_shared<DenseMatmul>(s, composed, options), inputs, shape, options.dtype, work);
 }
 
 mx::array dense_matmul(const mx::array& x, const mx::array& weight, const std::string& activation,
