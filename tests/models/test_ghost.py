@@ -110,7 +110,7 @@ def test_routing_skips_and_leaves_skipped_bytes_alone():
     # One layer by itself: h is unchanged, bit for bit, where depth <= l.
     h = mx.random.normal((4, 50, 32))
     state = model.init_state(4)["layers"][2]
-    after, *_ = model._route_layer(2, model.layers[2], h, None, out.depth, state)
+    after, *_ = model._route_layer(2, model.layers[2], h, None, out.depth, model._plans(out.depth)[2], state)
     skipped = np.array(out.depth) <= 2
     assert np.array_equal(np.array(after)[skipped], np.array(h)[skipped])
     assert not np.isclose(np.array(after)[~skipped], np.array(h)[~skipped]).all(-1).any()

@@ -200,24 +200,23 @@ class Ghost(CodebookModel):
         h = h.astype(self.compute_dtype)
         normed = self.router.norm(h)
         cheap_logits = self.router.predict(normed, self.head.weight)
-        foreseen = mx.concatenate([state["cheap"], cheap_logits], axis=1)
-        surprise = self.router.surprise(foreseen[:, :-1], tokens)
+        surprise = self.router.surprise(state["cheap"], cheap_logits, tokens)
         depth = self.router.depth(normed, tokens, surprise)
-        # Off this call's logits alone: a slice of `foreseen` would chain unevaluated graphs from step to step.
         cheap = cheap_logits[:, -1:] if tokens.shape[1] else state["cheap"]
 
         address: FactAddress | None = None
         residual: mx.array | None = None  # of the layer before, not yet added to h
         layer_states: list[LayerState] = []
         routed: list[float] = []
-        for l, layer in enumerate(self.layers):
+        plans = self._plans(depth)
+        for l, (layer, plan) in enumerate(zip(self.layers, plans, strict=True)):
             if memory is not None and l in self.config.memory_at:
                 h, residual = _sum(h, residual), None
                 if address is None:
                     address, memory_state = self.memory.address(h, tokens, memory["table"], memory["state"])
                     memory = MemoryStream(version=memory["version"], table=memory["table"], state=memory_state)
                 h = self.memory.read(h, address, self.config.memory_at.index(l))
-            h, residual, layer_state, share = self._route_layer(l, layer, h, residual, depth, state["layers"][l])
+            h, residual, layer_state, share = self._route_layer(l, layer, h, residual, depth, plan, state["layers"][l])
             layer_states.append(layer_state)
             routed.append(share)
         logits = self.head(self.norm.add(h, residual)[1])
@@ -226,15 +225,29 @@ class Ghost(CodebookModel):
         new_state = GhostState(tokenizer=tokenizer_state, cheap=cheap, layers=layer_states, memory=memory)
         return Forward(logits, new_state, boundary_logit, cheap_logits, surprise, depth, address, routed)
 
+    def _plans(self, depth: mx.array) -> list[ops.RoutingPlan | None]:
+        """The bytes of every layer, None where all go through. Waits for depth, once for all layers."""
+        if not self.config.routing:
+            return [None] * len(self.layers)
+        masks = [depth > l for l in range(self.config.min_depth, len(self.layers))]
+        mx.eval(masks)
+        return [None] * (len(self.layers) - len(masks)) + [ops.routing_plan(mask) for mask in masks]
+
     def _route_layer(
-        self, l: int, layer: GhostLayer, h: mx.array, residual: mx.array | None, depth: mx.array, state: LayerState
+        self,
+        l: int,
+        layer: GhostLayer,
+        h: mx.array,
+        residual: mx.array | None,
+        depth: mx.array,
+        plan: ops.RoutingPlan | None,
+        state: LayerState,
     ) -> tuple[mx.array, mx.array | None, LayerState, float]:
-        """Layer l over the bytes with depth > l. Returns h and its residual, the layer's new state and the share of
+        """Layer l over the bytes of its plan. Returns h and its residual, the layer's new state and the share of
         bytes."""
-        if l < self.config.min_depth or not self.config.routing:
+        if plan is None:
             return *self._layer(layer)(h, state, residual), 1.0
         h = _sum(h, residual)
-        plan = ops.routing_plan(depth > l)
         n = plan.indices.shape[0]
         if n == 0:
             return h, None, state, 0.0

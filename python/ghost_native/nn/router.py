@@ -60,9 +60,19 @@ class Router(nn.Module):
         """
         return self.cheap_out.product(x + self.cheap_out(self.cheap_in(x)), mx.stop_gradient(head))
 
-    def surprise(self, cheap_logits: mx.array, tokens: mx.array) -> mx.array:
-        """1 - p(token) for logits (batch, seqlen, 256) that were made one byte earlier."""
-        return 1 - mx.exp(-ops.cross_entropy(cheap_logits, mx.minimum(tokens, 255)))
+    def surprise(self, before: mx.array, cheap_logits: mx.array, tokens: mx.array) -> mx.array:
+        """1 - p(token) for tokens (batch, seqlen), each under the logits of the byte before it.
+
+        Args:
+            before: (batch, 1, 256), logits for the first token.
+            cheap_logits: (batch, seqlen, 256), logits for the token after each position.
+        """
+        first = min(1, tokens.shape[1])  # of no tokens there is none
+        tokens = mx.minimum(tokens, 255)
+        # Targets move instead of logits, which are 256 times as large; the last position has none.
+        after = mx.concatenate([tokens[:, 1:], mx.full((len(tokens), first), -1, tokens.dtype)], axis=1)
+        losses = [ops.cross_entropy(before[:, :first], tokens[:, :1]), ops.cross_entropy(cheap_logits, after)[:, :-1]]
+        return 1 - mx.exp(-mx.concatenate(losses, axis=1))
 
     def depth(self, x: mx.array, tokens: mx.array, surprise: mx.array) -> mx.array:
         """Depth (batch, seqlen) in 1..max_depth, differentiable in x and the weights; the threshold is a hard cut."""
