@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from time import sleep
 from typing import Any
 
 import mlx.core as mx
@@ -19,6 +20,7 @@ from benchmarks.measure import Case, check, describe, plan, rates, roofline, use
 
 Timed = Callable[..., None]
 QUICK = 0.02  # share of the time that --quick spends
+SETTLE = 0.05  # seconds: threads of other libraries go on looking for work after references and rivals
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -83,6 +85,7 @@ def timed(benchmark: Any, request: pytest.FixtureRequest) -> Timed:
         finish(result)
         error = check(select(result), expected() if callable(expected) else expected, tolerance)
         del result
+        sleep(SETTLE)
         quick = request.config.getoption("--quick")
         rounds, iterations = plan(call, seconds * (QUICK if quick else 1.0), 2 if quick else min_rounds)
         benchmark.group = f"{case.operator} {case.shape} {case.dtype} {case.direction}"

@@ -59,10 +59,9 @@ mx::Shape product_shape(const mx::array& x, int size) {
 mx::array product(const Arrays& inputs, bool transpose, Activation activation, mx::Stream s) {
   const ComposedForm composed = codebook_composed::matmul(transpose, activation, s);
   if (use_composed(s, Kernels::cpu_and_metal)) return composed(inputs)[0];
-  const int size = transpose ? inputs[1].shape(0) : 16 * inputs[1].shape(1);
-  const int64_t work = static_cast<int64_t>(inputs[0].size()) * size;
-  return output_of(std::make_shared<CodebookMatmul>(s, composed, transpose, activation), inputs,
-                   product_shape(inputs[0], size), inputs[0].dtype(), work);
+  const int64_t size = transpose ? inputs[1].shape(0) : 16 * inputs[1].shape(1);
+  return outputs_of(std::make_shared<CodebookMatmul>(s, composed, transpose, activation), inputs,
+                    {inputs[0].dtype()}, static_cast<int64_t>(inputs[0].size()) * size)[0];
 }
 
 mx::array codebook_gradient(const mx::array& left, const mx::array& right, const mx::array& codes,

@@ -91,17 +91,19 @@ bool best_at_once(const Arrays& inputs, const mx::Stream& stream, int64_t work) 
   return stream == mx::default_stream(mx::default_device());
 }
 
-mx::array computed_at_once(Primitive& primitive, const Arrays& inputs, const mx::Shape& shape,
-                           mx::Dtype dtype) {
+Arrays computed_at_once(Primitive& primitive, const Arrays& inputs, const std::vector<mx::Shape>& shapes,
+                        const std::vector<mx::Dtype>& dtypes) {
   struct Flag {
     Flag() { at_once = true; }
     ~Flag() { at_once = false; }
   };
-  Arrays outputs{mx::array(shape, dtype, nullptr, {})};
+  Arrays outputs;
+  outputs.reserve(shapes.size());
+  for (size_t i = 0; i < shapes.size(); ++i) outputs.emplace_back(shapes[i], dtypes[i], nullptr, Arrays{});
   const Flag flag;
   primitive.eval_cpu(inputs, outputs);
-  outputs[0].set_status(mx::array::Status::available);
-  return std::move(outputs[0]);
+  for (auto& out : outputs) out.set_status(mx::array::Status::available);
+  return outputs;
 }
 
 bool computing_at_once() { return at_once; }

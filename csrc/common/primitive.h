@@ -1,6 +1,9 @@
 #pragma once
 
+#include <cstdint>
 #include <functional>
+#include <limits>
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -67,6 +70,12 @@ inline mx::array dense_float32(const mx::array& x, const mx::Stream& s) {
   return dense_as(x, mx::float32, s);
 }
 
+// An operand of indices, as int32. It is not differentiated, even where everything is traced.
+inline mx::array dense_index(const mx::array& x, const mx::Stream& s) {
+  const auto index = dense(as_index(x, s), s);
+  return index.is_tracer() ? mx::stop_gradient(index, s) : index;
+}
+
 // Asks for huge pages where an output is large: its pages are mapped as they are first written, which in
 // small ones takes as long as a pass of arithmetic.
 void prefer_huge_pages(mx::array& out);
@@ -76,19 +85,10 @@ void prefer_huge_pages(mx::array& out);
 // stream's thread and waiting for it takes MLX about 8 us a call, several times a small product.
 bool best_at_once(const Arrays& inputs, const mx::Stream& stream, int64_t work);
 
-// The output of a primitive's eval_cpu, computed on this thread. It has no graph behind it.
-mx::array computed_at_once(Primitive& primitive, const Arrays& inputs, const mx::Shape& shape,
-                           mx::Dtype dtype);
+// The outputs of a primitive's eval_cpu, computed on this thread. They have no graph behind them.
+Arrays computed_at_once(Primitive& primitive, const Arrays& inputs, const std::vector<mx::Shape>& shapes,
+                        const std::vector<mx::Dtype>& dtypes);
 bool computing_at_once();
-
-// The output of a primitive over `inputs`: computed at once where that is best, else when it is evaluated.
-template <class P>
-mx::array output_of(const std::shared_ptr<P>& primitive, const Arrays& inputs, const mx::Shape& shape,
-                    mx::Dtype dtype, int64_t work) {
-  if (best_at_once(inputs, primitive->stream(), work))
-    return computed_at_once(*primitive, inputs, shape, dtype);
-  return mx::array(shape, dtype, primitive, inputs);
-}
 
 // Allocates the outputs of eval_cpu and queues work(inputs, outputs) on the stream. The work runs even when
 // every output is empty (other outputs may not be), so kernels take zero sizes in their stride. It must not
@@ -125,11 +125,19 @@ void dispatch_cpu_in_place(const mx::Stream& stream, const Arrays& inputs, Array
   });
 }
 
-// The outputs of a primitive over `inputs`.
+constexpr int64_t kNeverAtOnce = std::numeric_limits<int64_t>::max();
+
+// The work of passes over so many elements, in multiply-adds that take as long.
+inline int64_t work_of(size_t elements) { return 16 * static_cast<int64_t>(elements); }
+
+// The outputs of a primitive over `inputs`, of which the work is known where they may be computed at once.
 template <class P>
 Arrays outputs_of(const std::shared_ptr<P>& primitive, const Arrays& inputs,
-                  const std::vector<mx::Dtype>& dtypes) {
-  return mx::array::make_arrays(primitive->output_shapes(inputs), dtypes, primitive, inputs);
+                  const std::vector<mx::Dtype>& dtypes, int64_t work = kNeverAtOnce) {
+  auto shapes = primitive->output_shapes(inputs);
+  if (best_at_once(inputs, primitive->stream(), work))
+    return computed_at_once(*primitive, inputs, shapes, dtypes);
+  return mx::array::make_arrays(std::move(shapes), dtypes, primitive, inputs);
 }
 
 // Rows of an operand (..., dim): the product of its leading dimensions.

@@ -55,11 +55,11 @@ mx::array cross_entropy(const mx::array& logits, const mx::array& targets, mx::S
           targets.dtype(), ", allowed: integers.");
   const mx::Shape rows(logits.shape().begin(), logits.shape().end() - 1);
   require_shape(kOp, "targets", targets, rows, "those of logits without the last,");
-  const Arrays inputs{dense(logits, s), mx::stop_gradient(dense(as_index(targets, s), s), s)};
+  const Arrays inputs{dense(logits, s), dense_index(targets, s)};
   const ComposedForm composed = composed_forward(s);
   if (use_composed(s, Kernels::cpu)) return composed(inputs)[0];
   const auto primitive = std::make_shared<CrossEntropy>(s, composed);
-  return outputs_of(primitive, inputs, {mx::float32, mx::float32, mx::float32})[0];
+  return outputs_of(primitive, inputs, {mx::float32, mx::float32, mx::float32}, work_of(logits.size()))[0];
 }
 
 // Only the loss leaves this operator, so the other cotangents are zero.

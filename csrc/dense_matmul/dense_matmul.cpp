@@ -43,9 +43,9 @@ mx::array dense_product(DenseOptions options, const mx::array& left, const mx::a
   const Arrays inputs{dense(left, s), dense(right, s)};
   const ComposedForm composed = composed_product(options, s);
   if (use_composed(s, Kernels::cpu)) return composed(inputs)[0];
-  const mx::Shape shape = product_shape(options, left, right);
-  const int64_t work = static_cast<int64_t>(left.size()) * shape.back();
-  return output_of(std::make_shared<DenseMatmul>(s, composed, options), inputs, shape, options.dtype, work);
+  const int64_t size = product_shape(options, left, right).back();
+  return outputs_of(std::make_shared<DenseMatmul>(s, composed, options), inputs, {options.dtype},
+                    static_cast<int64_t>(left.size()) * size)[0];
 }
 
 mx::array dense_matmul(const mx::array& x, const mx::array& weight, const std::string& activation,

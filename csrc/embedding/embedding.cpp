@@ -39,10 +39,11 @@ mx::array embedding(const mx::array& weight, const mx::array& tokens, mx::Stream
   require_shape(kOp, "weight", weight, {-1, -1}, "(vocab, dim)");
   require(mx::issubdtype(tokens.dtype(), mx::integer), kOp, "tokens have the wrong dtype, given ",
           tokens.dtype(), ", allowed: integers.");
-  const Arrays inputs{dense(weight, s), mx::stop_gradient(dense(as_index(tokens, s), s), s)};
+  const Arrays inputs{dense(weight, s), dense_index(tokens, s)};
   const ComposedForm composed = composed_forward(s);
   if (use_composed(s, Kernels::cpu)) return composed(inputs)[0];
-  return outputs_of(std::make_shared<Embedding>(s, composed), inputs, {weight.dtype()})[0];
+  return outputs_of(std::make_shared<Embedding>(s, composed), inputs, {weight.dtype()},
+                    work_of(tokens.size() * static_cast<size_t>(weight.shape(1))))[0];
 }
 
 Arrays Embedding::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,

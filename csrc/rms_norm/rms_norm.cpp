@@ -52,7 +52,7 @@ mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps, mx::S
   const Arrays inputs{dense(x, s), dense_float32(weight, s)};
   const ComposedForm composed = composed_forward(eps, s);
   if (use_composed(s, Kernels::cpu)) return composed(inputs)[0];
-  return outputs_of(std::make_shared<RmsNorm>(s, composed, eps), inputs, {x.dtype()})[0];
+  return outputs_of(std::make_shared<RmsNorm>(s, composed, eps), inputs, {x.dtype()}, work_of(x.size()))[0];
 }
 
 std::pair<mx::array, mx::array> add_rms_norm(const mx::array& x, const mx::array& residual,
@@ -65,10 +65,10 @@ std::pair<mx::array, mx::array> add_rms_norm(const mx::array& x, const mx::array
           ", allowed: that of x, ", x.dtype(), ".");
   const Arrays inputs{dense(x, s), dense(residual, s), dense_float32(weight, s)};
   const ComposedForm composed = composed_add(eps, s);
-  const Arrays out =
-      use_composed(s, Kernels::cpu)
-          ? composed(inputs)
-          : outputs_of(std::make_shared<AddRmsNorm>(s, composed, eps), inputs, {x.dtype(), x.dtype()});
+  const Arrays out = use_composed(s, Kernels::cpu)
+                         ? composed(inputs)
+                         : outputs_of(std::make_shared<AddRmsNorm>(s, composed, eps), inputs,
+                                      {x.dtype(), x.dtype()}, work_of(x.size()));
   return {out[0], out[1]};
 }
 

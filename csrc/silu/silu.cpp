@@ -36,7 +36,7 @@ mx::array silu(const mx::array& x, mx::StreamOrDevice stream) {
   const Arrays inputs{dense(x, s)};
   const ComposedForm composed = composed_forward(s);
   if (use_composed(s, Kernels::cpu)) return composed(inputs)[0];
-  return outputs_of(std::make_shared<Silu>(s, composed), inputs, {x.dtype()})[0];
+  return outputs_of(std::make_shared<Silu>(s, composed), inputs, {x.dtype()}, work_of(x.size()))[0];
 }
 
 Arrays Silu::vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>&, const Arrays&) {

@@ -1,4 +1,9 @@
-"""The operators: custom MLX primitives with CPU SIMD kernels, differentiable and usable in any MLX project."""
+"""The operators: custom MLX primitives with CPU SIMD kernels, differentiable and usable in any MLX project.
+
+Small products, norms, activations, embeddings and losses of operands that are evaluated are computed in the call, on
+the default CPU stream and where nothing traces them: MLX takes longer to hand them to its thread than they take. All
+else is lazy, as usual.
+"""
 
 from ghost_native.ops.adamw import adamw_update, global_norm
 from ghost_native.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
