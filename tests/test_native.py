@@ -104,6 +104,38 @@ def test_many_threads_at_once():
     assert all(np.array_equal(results[i], expected) for i in range(4))
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system places threads itself")
+def test_workers_stay_on_the_cores_of_the_process():
+    """Workers are kept off their caller's core; wherever that is, they never get a core that nobody gave them."""
+    code = """
+import os, pathlib, sys, time
+given = [int(core) for core in sys.argv[1].split(",")]
+os.sched_setaffinity(0, given)
+import mlx.core as mx, ghost_native as gn
+gn.set_num_threads(3)
+x, weight = mx.ones((64, 512)), mx.ones((512, 512))
+mx.eval(x, weight)
+for core in given * 3:
+    os.sched_setaffinity(0, [core])  # where this thread goes, which computes small products itself
+    time.sleep(0.01)  # the workers go to sleep
+    assert gn.ops.dense_matmul(x, weight)[0, 0].item() == 512
+    os.sched_setaffinity(0, given)
+    assert gn.ops.dense_matmul(x, weight)[0, 0].item() == 512
+for thread in pathlib.Path("/proc/self/task").iterdir():
+    try:
+        cores = os.sched_getaffinity(int(thread.name))
+    except ProcessLookupError:
+        continue
+    assert cores and cores <= set(given), (thread.name, cores)
+"""
+    cores = sorted(os.sched_getaffinity(0))
+    for given in {(cores[0],), tuple(cores[:2]), tuple(cores)}:
+        done = subprocess.run(
+            [sys.executable, "-c", code, ",".join(map(str, given))], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+
+
 def test_composed_form_is_per_thread_and_restored():
     with gn.composed_form():
         assert _ext.force_composed()

@@ -33,11 +33,10 @@ float int8_step(const float* x, int64_t n) {
 
 namespace {
 
-// Where kernels that decode in registers stop paying and packed panels begin, in rows of x, for weights with
-// enough columns to hide the sums across a vector (measured on AVX-512).
-constexpr int64_t kDotRows = 64;
-constexpr int64_t kDotRowsNarrow = 8;
-constexpr int64_t kWide = 512;
+// Rows of x up to which kernels that decode in registers pay, before packed panels do: more for weights with
+// more columns, which hide the sums across a vector (measured on AVX-512).
+constexpr int64_t kDotRows[] = {8, 32, 64};
+constexpr int64_t kDotColumns[] = {256, 512};
 constexpr int64_t kAccumulateRows = 32;
 constexpr int64_t kPanelRows = 32;        // of x from which decoding reduced panels once pays
 constexpr int64_t kPanelBytes = 1 << 15;  // of a panel that stays in the first-level cache
@@ -45,15 +44,15 @@ constexpr int64_t kPanelsTogether = 4;    // panels of a task that share a block
 constexpr int64_t kPanelBlock = 56;       // rows of x multiplied by all of a task's panels in turn
 constexpr int64_t kRoundedByTile = 1025;  // rows of x from which the task that multiplies them rounds them
 constexpr int64_t kPrepareRows = 8;
-// Products of at most this many multiply-adds stay on the calling thread: waking another takes longer.
-constexpr int64_t kSerialWork = 1 << 21;
+// Float32 multiply-adds from which another thread is asked to help: waking it takes as long as some of them.
+constexpr int64_t kSharedWork = 1 << 20;
 constexpr int64_t kTasksWanted = 16;
 constexpr int64_t kTaskRows = 64;  // weight rows whose codes stay in the second-level cache
 
 void split(int64_t n, int64_t each, int64_t work, const std::function<void(int64_t, int64_t)>& task) {
   const auto one = [&](int64_t i) { task(i * each, std::min((i + 1) * each, n)); };
   const int64_t tasks = ceil_div(n, each);
-  if (work > kSerialWork) return parallel_for(tasks, one);
+  if (work >= kSharedWork) return parallel_for(tasks, one);
   for (int64_t i = 0; i < tasks; ++i) one(i);
 }
 
@@ -64,18 +63,23 @@ struct Problem {
 
   int64_t depth() const { return transpose ? w.columns : w.rows; }
   int64_t outputs() const { return transpose ? w.rows : w.columns; }
-  int64_t work() const { return rows * w.rows * w.columns; }
+  // In the time of float32 multiply-adds.
+  int64_t work(Activation activation = Activation::float32) const {
+    const int64_t speed = activation == Activation::int8 ? 4 : activation == Activation::bfloat16 ? 2 : 1;
+    return rows * w.rows * w.columns / speed;
+  }
   // Few enough rows to decode in registers.
   bool small() const {
     if (!transpose) return rows <= kAccumulateRows;
-    return rows <= (w.columns >= kWide ? kDotRows : kDotRowsNarrow);
+    return rows <= kDotRows[(w.columns >= kDotColumns[0]) + (w.columns >= kDotColumns[1])];
   }
 };
 
-void run_dot(const Problem& p, CodebookDot dot, const PreparedRows& x, float* y) {
+void run_dot(const Problem& p, Activation activation, CodebookDot dot, const PreparedRows& x, float* y) {
   // As many rows as keep their codes close while all of x passes, but enough tasks to share.
   const int64_t each = std::clamp<int64_t>(p.w.rows / kTasksWanted / 4 * 4, 4, kTaskRows);
-  split(p.w.rows, each, p.work(), [&](int64_t n0, int64_t n1) { dot(p.w, x, n0, n1, y, p.w.rows); });
+  split(p.w.rows, each, p.work(activation),
+        [&](int64_t n0, int64_t n1) { dot(p.w, x, n0, n1, y, p.w.rows); });
 }
 
 int64_t padded(const Problem& p) { return round_up(p.w.columns, codebook_dot_kernels().block); }
@@ -86,7 +90,7 @@ void dot_float32(const Problem& p, const float* x, float* y) {
   float* prepared = scratch(Scratch::prepared, static_cast<size_t>(p.rows * stride));
   for (int64_t m = 0; m < p.rows; ++m)
     kernels.prepare(x + m * p.w.columns, p.w.columns, prepared + m * stride);
-  run_dot(p, kernels.dot, {prepared, stride, p.rows, nullptr, nullptr}, y);
+  run_dot(p, Activation::float32, kernels.dot, {prepared, stride, p.rows, nullptr, nullptr}, y);
 }
 
 void dot_bfloat16(const Problem& p, const float* x, float* y) {
@@ -97,7 +101,7 @@ void dot_bfloat16(const Problem& p, const float* x, float* y) {
   for (int64_t m = 0; m < p.rows; ++m) {
     kernels.prepare_bfloat16(x + m * p.w.columns, p.w.columns, prepared + m * stride);
   }
-  run_dot(p, kernels.dot_bfloat16, {prepared, stride, p.rows, nullptr, nullptr}, y);
+  run_dot(p, Activation::bfloat16, kernels.dot_bfloat16, {prepared, stride, p.rows, nullptr, nullptr}, y);
 }
 
 void dot_int8(const Problem& p, const float* x, float* y) {
@@ -113,7 +117,7 @@ void dot_int8(const Problem& p, const float* x, float* y) {
     steps[i] = int8_step(row, p.w.columns);
     sums[i] = kernels.prepare_int8(row, steps[i], p.w.columns, prepared + m * stride);
   }
-  run_dot(p, kernels.dot_int8, {prepared, stride, p.rows, steps.data(), sums.data()}, y);
+  run_dot(p, Activation::int8, kernels.dot_int8, {prepared, stride, p.rows, steps.data(), sums.data()}, y);
 }
 
 // Many rows of x in a reduced mode: panels of weights are decoded once and multiplied by all of x.
@@ -131,7 +135,7 @@ void multiply_panels(const Problem& p, Activation activation, const float* x, fl
   const auto width = [&](int64_t k) { return std::min(block, columns - k); };
   std::vector<float> steps(static_cast<size_t>(p.rows));
   std::vector<int32_t> sums(static_cast<size_t>(p.rows), 0);
-  split(p.rows, kPrepareRows, p.work(), [&](int64_t m0, int64_t m1) {
+  split(p.rows, kPrepareRows, p.work(activation), [&](int64_t m0, int64_t m1) {
     for (int64_t m = m0; m < m1; ++m) {
       const auto i = static_cast<size_t>(m);
       const float* row = x + m * columns;
@@ -149,7 +153,7 @@ void multiply_panels(const Problem& p, Activation activation, const float* x, fl
   const int64_t panels = ceil_div(p.w.rows, kCodebookPanelRows);
   const int64_t each = std::clamp<int64_t>(panels / kTasksWanted, 1, kPanelsTogether);
   const bool whole = columns <= block;  // a panel holds all of the depth
-  split(panels, each, p.work(), [&](int64_t first, int64_t last) {
+  split(panels, each, p.work(activation), [&](int64_t first, int64_t last) {
     constexpr auto panel_floats = static_cast<int64_t>(kPanelBytes / sizeof(float));
     const int64_t results = (whole ? kPanelBlock : p.rows) * kCodebookPanelRows;
     float* c = scratch(Scratch::gemm_tile, static_cast<size_t>((whole ? 1 : each) * results));

@@ -31,7 +31,7 @@ constexpr int64_t kSplitSide = 32;          // and its shorter side at least
 constexpr int64_t kSplitShares = 8;         // at most
 constexpr int64_t kSplitDepth = 512;        // floats of depth a share has at least
 constexpr int64_t kSplitBlock = 128;        // depths packed in one go: both operands stay in the second level
-constexpr double kParallelWork = 6e6;  // multiply-adds below which waking a thread costs more than it gains
+constexpr double kParallelWork = 2e6;  // multiply-adds below which waking a thread costs more than it gains
 
 void run(int64_t n, bool parallel, const std::function<void(int64_t)>& task) {
   if (parallel) {

@@ -13,6 +13,7 @@
 #include <system_error>
 #include <thread>
 #if defined(__linux__)
+#  include <pthread.h>
 #  include <sched.h>
 #endif
 
@@ -23,10 +24,52 @@ namespace {
 // microseconds, as long as a small operation; a yield gives way at once to anything else that wants to run.
 constexpr int kYields = 512;
 
+// The core this thread runs on, -1 where the system does not tell.
+int this_core() {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+// Where a worker may run: anywhere but on the core of the thread that hands it work, which goes on there.
+// Linux takes the idle cores of a virtual machine for cores that the host has taken away, and wakes a thread
+// on its waker's core instead. Until it balances the load, milliseconds later, both share that core.
+class Place {
+ public:
+  void belongs_to_this_thread() {
+#if defined(__linux__)
+    thread_ = pthread_self();
+#endif
+  }
+
+  void keep_off(int core) {
+#if defined(__linux__)
+    if (core < 0 || core == barred_) return;
+    cpu_set_t own, set;
+    if (sched_getaffinity(0, sizeof(own), &own) != 0) return;
+    if (pthread_getaffinity_np(thread_, sizeof(set), &set) != 0) return;
+    if (barred_ >= 0 && CPU_ISSET(barred_, &own)) CPU_SET(barred_, &set);
+    CPU_CLR(core, &set);
+    if (CPU_COUNT(&set) > 0 && pthread_setaffinity_np(thread_, sizeof(set), &set) == 0) barred_ = core;
+#else
+    static_cast<void>(core);
+#endif
+  }
+
+ private:
+#if defined(__linux__)
+  pthread_t thread_{};
+  int barred_ = -1;
+#endif
+};
+
 struct Job {
   int64_t n;
   void (*call)(void*, int64_t);
   void* context;
+  int core = this_core();  // of the caller
   std::atomic<int64_t> next{0};
   std::atomic<int64_t> done{0};
   std::mutex mutex;
@@ -68,9 +111,13 @@ class Pool {
     {
       std::lock_guard lock(mutex_);
       try {
-        for (; workers_ < helpers; ++workers_) std::thread([this] { loop(); }).detach();
+        for (; workers() < helpers; start()) {
+        }
       } catch (const std::system_error&) {
         // No more threads to be had: those that there are do the work.
+      }
+      for (auto& worker : workers_) {
+        if (worker.is_asleep) worker.place.keep_off(job->core);
       }
       for (int i = 0; i < helpers; ++i) jobs_.push_back(job);
       waiting_.fetch_add(helpers, std::memory_order_relaxed);
@@ -82,17 +129,38 @@ class Pool {
   }
 
  private:
-  void loop() {
+  struct Worker {
+    Place place;
+    bool is_asleep = false;
+  };
+
+  int workers() const { return static_cast<int>(workers_.size()); }
+
+  void start() {
+    Worker& worker = workers_.emplace_back();
+    try {
+      std::thread([this, &worker] { loop(worker); }).detach();
+    } catch (...) {
+      workers_.pop_back();
+      throw;
+    }
+  }
+
+  void loop(Worker& self) {
+    self.place.belongs_to_this_thread();
     for (;;) {
       for (int i = 0; i < kYields && waiting_.load(std::memory_order_relaxed) == 0; ++i)
         std::this_thread::yield();
       std::shared_ptr<Job> job;
       {
         std::unique_lock lock(mutex_);
+        self.is_asleep = true;
         wake_.wait(lock, [this] { return !jobs_.empty(); });
+        self.is_asleep = false;
         job = std::move(jobs_.front());
         jobs_.pop_front();
         waiting_.fetch_sub(1, std::memory_order_relaxed);
+        if (this_core() == job->core) self.place.keep_off(job->core);
       }
       job->work();
     }
@@ -102,7 +170,7 @@ class Pool {
   std::condition_variable wake_;
   std::deque<std::shared_ptr<Job>> jobs_;
   std::atomic<int64_t> waiting_{0};  // jobs_.size(), to be read without the lock
-  int workers_ = 0;
+  std::deque<Worker> workers_;       // which stay where they are
 };
 
 Pool& pool() {
