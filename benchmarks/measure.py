@@ -14,7 +14,7 @@ from tests.tolerances import nrmse
 import ghost_native as gn
 from ghost_native.cli.bench_results import OURS
 
-MOST_ROUNDS = 2000
+MOST_ROUNDS = 20_000
 FORWARD, BOTH = "forward", "forward+backward"
 # NRMSE above which nothing is timed; of the class of arithmetic, so that rounding to eight bits may cost what it costs.
 TOLERANCE = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2, "int8": 3e-2}

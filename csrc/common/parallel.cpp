@@ -12,8 +12,10 @@
 #include <string>
 #include <system_error>
 #include <thread>
-#if defined(__linux__)
+#if defined(__linux__) || defined(__APPLE__)
 #  include <pthread.h>
+#endif
+#if defined(__linux__)
 #  include <sched.h>
 #endif
 
@@ -33,9 +35,9 @@ int this_core() {
 #endif
 }
 
-// Where a worker may run: anywhere but on the core of the thread that hands it work, which goes on there.
-// Linux takes the idle cores of a virtual machine for cores that the host has taken away, and wakes a thread
-// on its waker's core instead. Until it balances the load, milliseconds later, both share that core.
+// Where a worker runs: off the core of the thread that hands it work, which goes on there. Linux takes the
+// idle cores of a virtual machine for cores that the host has taken away, and wakes a thread on its waker's
+// core instead. Until it balances the load, milliseconds later, both share that core.
 class Place {
  public:
   void belongs_to_this_thread() {
@@ -44,24 +46,44 @@ class Place {
 #endif
   }
 
-  void keep_off(int core) {
+  // The worker says where it is, now and then.
+  void update() { core_.store(this_core(), std::memory_order_relaxed); }
+  int core() const { return core_.load(std::memory_order_relaxed); }
+
+  void keep_off([[maybe_unused]] int core) {
 #if defined(__linux__)
-    if (core < 0 || core == barred_) return;
-    cpu_set_t own, set;
-    if (sched_getaffinity(0, sizeof(own), &own) != 0) return;
-    if (pthread_getaffinity_np(thread_, sizeof(set), &set) != 0) return;
-    if (barred_ >= 0 && CPU_ISSET(barred_, &own)) CPU_SET(barred_, &set);
+    if (core < 0 || !find_home()) return;
+    cpu_set_t set = home_;
     CPU_CLR(core, &set);
-    if (CPU_COUNT(&set) > 0 && pthread_setaffinity_np(thread_, sizeof(set), &set) == 0) barred_ = core;
-#else
-    static_cast<void>(core);
+    if (CPU_COUNT(&set) > 0) move_to(set);
+#endif
+  }
+
+  void go_anywhere() {
+#if defined(__linux__)
+    if (find_home()) move_to(home_);
 #endif
   }
 
  private:
+  std::atomic<int> core_{-1};
 #if defined(__linux__)
+  // Where the worker may be: where it was last put by others.
+  bool find_home() {
+    cpu_set_t now;
+    if (pthread_getaffinity_np(thread_, sizeof(now), &now) != 0) return false;
+    if (!placed_ || !CPU_EQUAL(&now, &here_)) home_ = here_ = now;
+    return placed_ = true;
+  }
+
+  void move_to(const cpu_set_t& set) {
+    if (!CPU_EQUAL(&set, &here_) && pthread_setaffinity_np(thread_, sizeof(set), &set) == 0) here_ = set;
+  }
+
   pthread_t thread_{};
-  int barred_ = -1;
+  cpu_set_t home_{};
+  cpu_set_t here_{};
+  bool placed_ = false;
 #endif
 };
 
@@ -117,7 +139,7 @@ class Pool {
         // No more threads to be had: those that there are do the work.
       }
       for (auto& worker : workers_) {
-        if (worker.is_asleep) worker.place.keep_off(job->core);
+        if (worker.is_asleep || worker.place.core() == job->core) worker.place.keep_off(job->core);
       }
       for (int i = 0; i < helpers; ++i) jobs_.push_back(job);
       waiting_.fetch_add(helpers, std::memory_order_relaxed);
@@ -147,10 +169,15 @@ class Pool {
   }
 
   void loop(Worker& self) {
-    self.place.belongs_to_this_thread();
+    {
+      std::lock_guard lock(mutex_);
+      self.place.belongs_to_this_thread();
+    }
     for (;;) {
-      for (int i = 0; i < kYields && waiting_.load(std::memory_order_relaxed) == 0; ++i)
+      for (int i = 0; i < kYields && waiting_.load(std::memory_order_relaxed) == 0; ++i) {
+        self.place.update();
         std::this_thread::yield();
+      }
       std::shared_ptr<Job> job;
       {
         std::unique_lock lock(mutex_);
@@ -161,6 +188,7 @@ class Pool {
         jobs_.pop_front();
         waiting_.fetch_sub(1, std::memory_order_relaxed);
         if (this_core() == job->core) self.place.keep_off(job->core);
+        self.place.go_anywhere();
       }
       job->work();
     }
@@ -173,9 +201,20 @@ class Pool {
   std::deque<Worker> workers_;       // which stay where they are
 };
 
+// Never destroyed: workers may outlive static destructors.
+std::atomic<Pool*> the_pool{nullptr};
+
 Pool& pool() {
-  static Pool* instance = new Pool;  // never destroyed: workers may outlive static destructors
-  return *instance;
+  static const bool made = [] {
+    the_pool = new Pool;
+#if defined(__linux__) || defined(__APPLE__)
+    // A forked process has none of the threads.
+    pthread_atfork(nullptr, nullptr, [] { the_pool = new Pool; });
+#endif
+    return true;
+  }();
+  static_cast<void>(made);
+  return *the_pool;
 }
 
 int available_cores() {

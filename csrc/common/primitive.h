@@ -90,9 +90,9 @@ Arrays computed_at_once(Primitive& primitive, const Arrays& inputs, const std::v
                         const std::vector<mx::Dtype>& dtypes);
 bool computing_at_once();
 
-// Allocates the outputs of eval_cpu and queues work(inputs, outputs) on the stream. The work runs even when
-// every output is empty (other outputs may not be), so kernels take zero sizes in their stride. It must not
-// throw.
+// Allocates the outputs of eval_cpu and queues work(inputs, outputs) on the stream, or does it while
+// something is computed at once. The work runs even when every output is empty (other outputs may not be), so
+// kernels take zero sizes in their stride. It must not throw.
 template <class Work>
 void dispatch_cpu(const mx::Stream& stream, const Arrays& inputs, Arrays& outputs, Work work) {
   const auto weak = [](const Arrays& arrays) {

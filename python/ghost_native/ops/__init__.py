@@ -1,8 +1,8 @@
 """The operators: custom MLX primitives with CPU SIMD kernels, differentiable and usable in any MLX project.
 
-Small products, norms, activations, embeddings and losses of operands that are evaluated are computed in the call, on
-the default CPU stream and where nothing traces them: MLX takes longer to hand them to its thread than they take. All
-else is lazy, as usual.
+Where the CPU is the default device and no other stream is given, small products, norms, activations, embeddings and
+losses of evaluated operands that nothing traces are computed in the call, which takes a fraction of a millisecond at
+most: MLX needs longer to hand them to its thread than they take. All else is lazy, as usual.
 """
 
 from ghost_native.ops.adamw import adamw_update, global_norm

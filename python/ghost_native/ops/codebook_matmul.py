@@ -48,8 +48,8 @@ def codebook_matmul(
     Returns:
         ``(..., N)``, or ``(..., K)`` with ``transpose=False``, in x's dtype.
 
-    Small products (up to 2**24 multiply-adds) of evaluated operands on the default CPU stream are computed in the call;
-    all others when they are evaluated.
+    Small products (up to 2**24 multiply-adds) of evaluated operands are computed in the call where the CPU is the
+    default device and no other stream is given; all others when they are evaluated.
 
     Differentiable in x and codebook. The codebook's gradient does not materialise that of the weight.
 

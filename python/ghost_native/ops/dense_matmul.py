@@ -31,8 +31,8 @@ def dense_matmul(
     Returns:
         ``(..., N)`` in x's dtype. Sums are float32 and do not depend on the number of threads, bit for bit.
 
-    Small products (up to 2**24 multiply-adds) of evaluated operands on the default CPU stream are computed in the call;
-    all others when they are evaluated.
+    Small products (up to 2**24 multiply-adds) of evaluated operands are computed in the call where the CPU is the
+    default device and no other stream is given; all others when they are evaluated.
 
     Differentiable in x and weight to any order; gradients and their gradients run on the same kernel.
 
