@@ -61,7 +61,7 @@ class Place {
 
   void go_anywhere() {
 #if defined(__linux__)
-    if (find_home()) move_to(home_);
+    if (!CPU_EQUAL(&home_, &here_) && find_home()) move_to(home_);
 #endif
   }
 
