@@ -133,8 +133,7 @@ class Pool {
     {
       std::lock_guard lock(mutex_);
       try {
-        for (; workers() < helpers; start()) {
-        }
+        while (workers() < helpers) start();
       } catch (const std::system_error&) {
         // No more threads to be had: those that there are do the work.
       }

@@ -84,12 +84,11 @@ bool is_dense(const mx::array& x, int steps) {
 }
 
 bool best_at_once(const Arrays& inputs, const mx::Stream& stream, int64_t work) {
-  if (work > kWorkAtOnce || on_gpu(stream)) return false;
+  if (work > kWorkAtOnce || on_gpu(stream) || any_tracer(inputs)) return false;
   // Results on the way in an evaluation of another thread look available. Only streams that are not safe for
   // several threads can get here with one, and MLX leaves it to their users to wait.
-  for (const auto& x : inputs) {
-    if (!x.is_available() || x.is_tracer()) return false;
-  }
+  if (!std::all_of(inputs.begin(), inputs.end(), [](const mx::array& x) { return x.is_available(); }))
+    return false;
   return stream == mx::default_stream(mx::default_device());
 }
 
