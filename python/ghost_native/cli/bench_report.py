@@ -138,20 +138,23 @@ def _rivals(lines: Sequence[Line]) -> str:
 
 
 def _routing(rows: Sequence[Row]) -> str:
-    full = next((row for row in rows if row.at == 1.0), None)
-    if full is None:
+    full, none = (next((row for row in rows if row.at == share), None) for share in (1.0, 0.0))
+    if full is None or none is None:
         return ""
     text = (
-        "## Routed bytes\n\nA share of the bytes goes through all layers, the others through the first. *Work* is "
-        "the arithmetic that remains; time in proportion to it would be 1.00 in the last column.\n"
+        "## Routed bytes\n\nA share of the bytes goes through all layers, the others through the first. *Routed layers* "
+        "is the time beyond that of 0 %; *over share* compares it with that share of what 100 % takes, and is 1.00 "
+        "where time is in proportion. *Work* is the arithmetic that remains of the whole pass.\n"
     )
     table = []
     for row in sorted(rows, key=lambda row: -row.at):
-        layers = row.flops / full.flops
-        times = row.fastest / full.fastest
-        table.append([f"{100 * row.at:.0f} %", milliseconds(row.fastest), f"{times:.2f}", f"{layers:.2f}",
-                      f"{times / layers:.2f}"])  # fmt: skip
-    return text + "\n" + markdown(["routed", "min, ms", "of 100 %", "work", "time over work"], table)
+        work, layers = row.flops / full.flops, row.fastest - none.fastest
+        cells = [milliseconds(row.fastest), f"{work:.2f}", f"{row.fastest / full.fastest / work:.2f}"]
+        if row.at:
+            cells += [milliseconds(layers), f"{layers / (row.at * (full.fastest - none.fastest)):.2f}"]
+        table.append([f"{100 * row.at:.0f} %", *cells, *[""] * (5 - len(cells))])
+    header = ["routed", "min, ms", "work", "time over work", "routed layers, ms", "over share"]
+    return text + "\n" + markdown(header, table)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
