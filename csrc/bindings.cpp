@@ -28,6 +28,7 @@ NB_MODULE(_ext, m) {
   m.def("metal_available", &ghost::metal_available);
   m.def("force_composed", &ghost::force_composed);
   m.def("set_force_composed", &ghost::set_force_composed, "on"_a);
+  m.def("is_traced", [](const ghost::mx::array& x) { return x.is_tracer(); }, "x"_a);
 
   ghost::bind_operators(m);
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -17,7 +18,7 @@ from ghost_native.nn.linear import Activation
 
 TOLERANCE = 1e-4  # NRMSE of logits and gradients after six layers
 REDUCED = {"float32": TOLERANCE, "bfloat16": 2e-2, "int8": 6e-2}
-SHARES = [1.0, 0.5, 0.25, 0.1, 0.0]
+SHARES = [1.0, 0.5, 0.25, 0.1]
 
 
 def composed_logits(model: Ghost, tokens: mx.array) -> mx.array:
@@ -51,9 +52,38 @@ def test_forward(timed: Timed, packed: bool) -> None:
 @pytest.mark.parametrize("share", SHARES)
 def test_forward_by_routed_share(timed: Timed, share: float) -> None:
     model = ghost.build(share).pack()
-    routed = model.forward(ghost.text()).routed
-    assert routed[0] == 1.0 and all(abs(r - share) < 0.05 for r in routed[1:])
-    time_forward(timed, model, f"forward, {100 * share:.0f} % routed", share=share, curve=("routed share", share))
+    routed = routed_share(model, share)
+    time_forward(timed, model, f"forward, {100 * share:.0f} % routed", share=routed, curve=("routed share", share))
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_routed_layers_by_share(timed: Timed, share: float) -> None:
+    """Plans, gathering, layers and scattering, without what all bytes go through."""
+    model = ghost.build(share).pack()
+    h, depth = mx.random.normal((ghost.BATCH, ghost.SEQLEN, model.config.dim)), model.forward(ghost.text()).depth
+    mx.eval(h, depth)
+    batch, seqlen = ghost.CHECKED
+    with gn.composed_form():
+        expected = ghost.routed_layers(model, h[:batch, :seqlen], depth[:batch, :seqlen])
+        mx.eval(expected)
+    routed, name = routed_share(model, share), f"routed layers, {100 * share:.0f} %"
+    case = ghost.case(name, model, ghost.BATCH, ghost.SEQLEN, routed, curve=("routed share", share))
+    everyone = ghost.flops_of_a_byte(model, 0.0) * ghost.BATCH * ghost.SEQLEN
+    timed(
+        lambda: ghost.routed_layers(model, h, depth),
+        replace(case, flops=case.flops - everyone),
+        expected=expected,
+        tolerance=TOLERANCE,
+        select=lambda h: h[:batch, :seqlen],
+        seconds=3.0,
+    )
+
+
+def routed_share(model: Ghost, share: float) -> float:
+    """The share of the bytes of the text that are routed, about `share`."""
+    first, *routed = model.forward(ghost.text()).routed
+    assert first == 1.0 and all(abs(r - share) < 0.05 for r in routed)
+    return routed[0]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

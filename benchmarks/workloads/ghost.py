@@ -12,6 +12,7 @@ from mlx import nn
 from benchmarks.measure import Case, by
 from benchmarks.workloads.selective_scan import FLOPS
 from ghost_native.models import Ghost, GhostConfig
+from ghost_native.nn.routed_rows import RoutedRows
 from ghost_native.train import TrainSection
 from ghost_native.train.objective import text_objective
 from ghost_native.train.optimizer import Optimizer
@@ -43,7 +44,8 @@ def text(batch: int = BATCH, seqlen: int = SEQLEN) -> mx.array:
 def flops_of_a_byte(model: Ghost, share: float) -> float:
     """Products with the matrices, scans and attention; `share` of the bytes goes past the layers all go through."""
     config = model.config
-    found = 0.0
+    # The router's cheap predictor multiplies with the head too.
+    found = 2.0 * model.head.weight.size * config.routing
     for name, weight in model.weights().items():
         if name.startswith(("memory.", "tokenizer.embedding")) or not name.endswith((".weight", ".codes")):
             continue
@@ -56,6 +58,16 @@ def flops_of_a_byte(model: Ghost, share: float) -> float:
         found += FLOPS * config.expand * config.dim * config.dstate * passing
         found += 4.0 * config.dim * config.stride * passing * (l in config.attention_layers)
     return found
+
+
+def routed_layers(model: Ghost, h: mx.array, depth: mx.array) -> mx.array:
+    """h (batch, seqlen, dim) after the layers beyond those that all bytes go through."""
+    rows = RoutedRows(h, depth)
+    for l, (layer, plan) in enumerate(zip(model.layers, model._plans(depth, ()), strict=True)):
+        if l >= model.config.min_depth:
+            model._route_layer(l, layer, rows, plan, None)
+    h, residual = rows.together()
+    return h if residual is None else h + residual
 
 
 def case(name: str, model: Ghost, batch: int, seqlen: int, share: float = 1.0, **changes: Any) -> Case:

@@ -98,7 +98,7 @@ int32_t prepare_int8(const float* x, float step, int64_t columns, int8_t* prepar
     const __m128i bytes = _mm_shuffle_epi8(_mm512_cvtsepi32_epi8(rounded), order);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(prepared + k), bytes);
   }
-  return _mm512_reduce_add_epi32(total);
+  return sum(total);
 }
 
 int32_t largest_bits(const float* x, int64_t n) {

@@ -82,7 +82,7 @@ int32_t prepare_int8(const float* x, float step, int64_t columns, int8_t* prepar
       }
     }
   }
-  return _mm512_reduce_add_epi32(total);
+  return sum(total);
 }
 
 // Entry i of table t: the byte that holds level `code t of index i`, levels being 4 bytes apart.
@@ -131,7 +131,7 @@ struct Int8 {
   static Sum zero() { return _mm512_setzero_si512(); }
   static Sum add(Sum a, Sum b) { return _mm512_add_epi32(a, b); }
   static Sum multiply(Sum s, __m512i w, __m512i x) { return _mm512_dpbusd_epi32(s, w, x); }
-  static int32_t total(Sum s) { return _mm512_reduce_add_epi32(s); }
+  static int32_t total(Sum s) { return sum(s); }
   float finish(int32_t total, const PreparedRows& rows, int64_t m) const {
     // Unsigned: the parts may pass 32 bits, the difference does not.
     const uint32_t sum = static_cast<uint32_t>(total) - 128u * static_cast<uint32_t>(rows.sums[m]);

@@ -190,6 +190,7 @@ void pack(std::initializer_list<const Panels*> operands, bool parallel) {
     const Panels* panels;
     int64_t begin;
     int64_t end;
+    float place;  // in its operand
   };
   std::vector<Share> shares;
   for (const Panels* panels : operands) {
@@ -197,11 +198,17 @@ void pack(std::initializer_list<const Panels*> operands, bool parallel) {
     const int64_t total = panels->pieces();
     const int64_t elements = panels->along_outer() ? panels->outer : panels->stride * panels->depth;
     const int64_t each = std::max<int64_t>(1, kPackElements / elements);
-    for (int64_t i = 0; i < total; i += each) shares.push_back({panels, i, std::min(i + each, total)});
+    for (int64_t i = 0; i < total; i += each) {
+      shares.push_back(
+          {panels, i, std::min(i + each, total), static_cast<float>(i) / static_cast<float>(total)});
+    }
   }
+  // Threads take neighbouring shares: those of the rows of A that they will multiply, not all of one operand.
+  std::stable_sort(shares.begin(), shares.end(),
+                   [](const Share& x, const Share& y) { return x.place < y.place; });
   run(static_cast<int64_t>(shares.size()), parallel, [&](int64_t i) {
-    const auto& [panels, begin, end] = shares[static_cast<size_t>(i)];
-    panels->pack_pieces(begin, end);
+    const Share& share = shares[static_cast<size_t>(i)];
+    share.panels->pack_pieces(share.begin, share.end);
   });
 }
 

@@ -12,6 +12,7 @@
 #include <string>
 #include <system_error>
 #include <thread>
+#include <vector>
 #if defined(__linux__) || defined(__APPLE__)
 #  include <pthread.h>
 #endif
@@ -87,28 +88,48 @@ class Place {
 #endif
 };
 
+// The indices of a job, cut into as many runs as there are threads. Each thread begins with its own run, the
+// same one in every job, and helps with others after it: so it finds in its cache what it wrote in the job
+// before, where operations go over the same rows. The cores of a virtual machine may share no cache at all.
 struct Job {
+  struct alignas(64) Run {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+
+  Job(int64_t n, int threads, void (*call)(void*, int64_t), void* context)
+      : n(n), call(call), context(context), runs(static_cast<size_t>(threads)) {
+    for (int i = 0; i < threads; ++i) {
+      Run& run = runs[static_cast<size_t>(i)];
+      run.next.store(n * i / threads, std::memory_order_relaxed);
+      run.end = n * (i + 1) / threads;
+    }
+  }
+
   int64_t n;
   void (*call)(void*, int64_t);
   void* context;
+  std::vector<Run> runs;
   int core = this_core();  // of the caller
-  std::atomic<int64_t> next{0};
   std::atomic<int64_t> done{0};
   std::mutex mutex;
   std::condition_variable finished;
   std::exception_ptr error;
 
-  // Takes indices until none is left. The context is touched only while an index is held, so a worker that
-  // wakes after the caller has returned finds nothing to do.
+  // Takes indices until none is left, those of run `first` first. The context is touched only while an index
+  // is held, so a worker that wakes after the caller has returned finds nothing to do.
   // An exception (memory may run out) counts as done and is thrown again by the caller.
-  void work() {
+  void work(size_t first) {
     int64_t completed = 0;
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n; ++completed) {
-      try {
-        call(context, i);
-      } catch (...) {
-        std::lock_guard lock(mutex);
-        error = std::current_exception();
+    for (size_t k = 0; k < runs.size(); ++k) {
+      Run& run = runs[(first + k) % runs.size()];
+      for (int64_t i; (i = run.next.fetch_add(1, std::memory_order_relaxed)) < run.end; ++completed) {
+        try {
+          call(context, i);
+        } catch (...) {
+          std::lock_guard lock(mutex);
+          error = std::current_exception();
+        }
       }
     }
     if (completed && done.fetch_add(completed, std::memory_order_acq_rel) + completed == n) {
@@ -144,13 +165,15 @@ class Pool {
       waiting_.fetch_add(helpers, std::memory_order_relaxed);
     }
     helpers == 1 ? wake_.notify_one() : wake_.notify_all();
-    job->work();
+    job->work(0);
     job->wait();
     if (job->error) std::rethrow_exception(job->error);
   }
 
  private:
   struct Worker {
+    explicit Worker(size_t run) : run(run) {}
+    size_t run;  // of a job, to begin with; 0 is the caller's
     Place place;
     bool is_asleep = false;
   };
@@ -158,7 +181,7 @@ class Pool {
   int workers() const { return static_cast<int>(workers_.size()); }
 
   void start() {
-    Worker& worker = workers_.emplace_back();
+    Worker& worker = workers_.emplace_back(workers_.size() + 1);
     try {
       std::thread([this, &worker] { loop(worker); }).detach();
     } catch (...) {
@@ -189,7 +212,7 @@ class Pool {
         if (this_core() == job->core) self.place.keep_off(job->core);
         self.place.go_anywhere();
       }
-      job->work();
+      job->work(self.run);
     }
   }
 
@@ -263,11 +286,7 @@ void parallel_for(int64_t n, void (*call)(void*, int64_t), void* context) {
     for (int64_t i = 0; i < n; ++i) call(context, i);
     return;
   }
-  auto job = std::make_shared<Job>();
-  job->n = n;
-  job->call = call;
-  job->context = context;
-  pool().run(helpers, job);
+  pool().run(helpers, std::make_shared<Job>(n, helpers + 1, call, context));
 }
 
 }  // namespace detail

@@ -70,10 +70,14 @@ inline mx::array dense_float32(const mx::array& x, const mx::Stream& s) {
   return dense_as(x, mx::float32, s);
 }
 
-// An operand of indices, as int32. It is not differentiated, even where everything is traced.
+// An operand that is not differentiated, even where everything is traced.
+inline mx::array dense_untraced(const mx::array& x, const mx::Stream& s) {
+  const auto y = dense(x, s);
+  return y.is_tracer() ? mx::stop_gradient(y, s) : y;
+}
+// One of indices, as int32.
 inline mx::array dense_index(const mx::array& x, const mx::Stream& s) {
-  const auto index = dense(as_index(x, s), s);
-  return index.is_tracer() ? mx::stop_gradient(index, s) : index;
+  return dense_untraced(as_index(x, s), s);
 }
 
 // Asks for huge pages where an output is large: its pages are mapped as they are first written, which in

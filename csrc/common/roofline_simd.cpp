@@ -57,7 +57,7 @@ float multiply_int8(int64_t steps) {
     for (int i = 0; i < kSums; ++i) sums[i] = _mm512_dpbusd_epi32(sums[i], a, b);
   }
   for (int i = 1; i < kSums; ++i) sums[0] = _mm512_add_epi32(sums[0], sums[i]);
-  return static_cast<float>(_mm512_reduce_add_epi32(sums[0]));
+  return static_cast<float>(sum(sums[0]));
 }
 
 #else

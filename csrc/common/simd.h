@@ -52,6 +52,13 @@ GHOST_INLINE F32 select_gt(F32 a, F32 b, F32 yes, F32 no) {
 }
 GHOST_INLINE F32 scale_by_power_of_two(F32 x, F32 n) { return _mm512_scalef_ps(x, n); }
 GHOST_INLINE float sum(F32 v) { return _mm512_reduce_add_ps(v); }
+// Modulo 2^32, where _mm512_reduce_add_epi32 ends with an addition of ints that must not overflow.
+GHOST_INLINE int32_t sum(__m512i v) {
+  const __m256i quarters = _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(quarters), _mm256_extracti128_si256(quarters, 1));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
 GHOST_INLINE float max_lane(F32 v) { return _mm512_reduce_max_ps(v); }
 GHOST_INLINE F32 load(const float16* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));

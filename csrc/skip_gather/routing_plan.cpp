@@ -71,9 +71,9 @@ std::tuple<mx::array, mx::array, mx::array> routing_plan(const mx::array& mask, 
           ", allowed: 0 or more, or None.");
 
   // A plan does not vary with anything differentiable, and MLX differentiates no gather in its indices.
-  Arrays inputs{mx::stop_gradient(dense(mask, s), s)};
+  Arrays inputs{dense_untraced(mask, s)};
   std::optional<mx::array> bounds;
-  if (ragged) inputs.push_back(bounds.emplace(mx::stop_gradient(dense(*cu_seqlens, s), s)));
+  if (ragged) inputs.push_back(bounds.emplace(dense_untraced(*cu_seqlens, s)));
   if (!capacity) {
     evaluate(inputs[0], bounds);
     // The mask is in memory that the host reads too, on Apple silicon as well, so the host makes the plan.

@@ -20,6 +20,14 @@ std::vector<Span> spans_of(const mlx::core::array& mask, const mlx::core::array*
   return mask.ndim() == 2 ? equal_spans(mask.shape(0), mask.shape(1)) : equal_spans(1, total);
 }
 
+// fn(i) for every tile. No more rows than one tile may hold are not worth waking other threads for.
+template <class Fn>
+void for_tiles(size_t tiles, int64_t rows, Fn fn) {
+  const auto n = static_cast<int64_t>(tiles);
+  if (rows > kTileRows) return parallel_for(n, [&](int64_t i) { fn(static_cast<size_t>(i)); });
+  for (size_t i = 0; i < tiles; ++i) fn(i);
+}
+
 }  // namespace
 
 HostPlan::HostPlan(const mlx::core::array& mask, const mlx::core::array* cu_seqlens)
@@ -32,11 +40,10 @@ HostPlan::HostPlan(const mlx::core::array& mask, const mlx::core::array* cu_seql
     }
   }
   before_.resize(tiles_.size());
-  parallel_for(static_cast<int64_t>(tiles_.size()), [&](int64_t i) {
-    const Tile& tile = tiles_[static_cast<size_t>(i)];
+  for_tiles(tiles_.size(), total_, [&](size_t i) {
     int32_t set = 0;
-    for (int64_t t = tile.begin; t < tile.end; ++t) set += mask_[t] ? 1 : 0;
-    before_[static_cast<size_t>(i)] = set;
+    for (int64_t t = tiles_[i].begin; t < tiles_[i].end; ++t) set += mask_[t] ? 1 : 0;
+    before_[i] = set;
   });
   int32_t running = 0;
   size_t i = 0;
@@ -66,10 +73,7 @@ void HostPlan::compact(const Tile& tile, int64_t offset, int64_t capacity, int32
 }
 
 void HostPlan::write(int64_t capacity, int32_t* indices, int32_t* cu_seqlens, int32_t* count) const {
-  parallel_for(static_cast<int64_t>(tiles_.size()), [&](int64_t i) {
-    const auto k = static_cast<size_t>(i);
-    compact(tiles_[k], before_[k], capacity, indices);
-  });
+  for_tiles(tiles_.size(), total_, [&](size_t i) { compact(tiles_[i], before_[i], capacity, indices); });
   const int64_t kept = std::min<int64_t>(this->count(), capacity);
   std::fill(indices + kept, indices + capacity, static_cast<int32_t>(total_));
   for (size_t b = 0; b < cu_seqlens_.size(); ++b) {

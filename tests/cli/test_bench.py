@@ -31,8 +31,8 @@ TORCH = replace(OURS, variant="torch dense", fastest=8e-3)
 SLOW = replace(OURS, variant="MLX loop", threads=1, fastest=0.5)
 
 
-def routed(share: float, seconds: float) -> Row:
-    name, flops = f"ghost_v6 forward, {100 * share:.0f} % routed", 2e8 * (1 + 5 * share)
+def routed(share: float, seconds: float, operator: str = "forward", passing: float = 1.0) -> Row:
+    name, flops = f"ghost_v6 {operator}, {100 * share:.0f} %", 2e8 * (passing + 5 * share)
     return Row(name, "16x256", "float32", "forward", "ghost_native", 2, seconds, seconds, 5, flops, items=4096,
                axis="routed share", at=share)  # fmt: skip
 
@@ -42,9 +42,10 @@ def suites() -> list[Suite]:
                flops=1e9, items=4096, bound=0.1, peak_mib=900.0, rss_mib=1000.0)  # fmt: skip
     curve = [replace(OURS, shape=f"{n}x64x64", fastest=n * 1e-3, axis="M", at=float(n)) for n in (1, 4, 16)]
     threads = [replace(OURS, threads=n, axis="threads", at=float(n)) for n in (1, 2)]
+    layers = [routed(share, seconds, "routed layers", 0.0) for share, seconds in ((1.0, 0.2), (0.1, 0.022))]
     return [
         Suite("ops", MACHINE, [OURS, replace(OURS, threads=1, fastest=4e-3)]),
-        Suite("model", MACHINE, [step, routed(1.0, 0.3), routed(0.1, 0.1), routed(0.0, 0.08)]),
+        Suite("model", MACHINE, [step, routed(1.0, 0.3), routed(0.1, 0.1), *layers]),
         Suite(
             "peers", MACHINE, [OURS, TORCH, SLOW, replace(OURS, shape="a|b"), replace(TORCH, shape="a|b", fastest=1e-3)]
         ),
@@ -144,7 +145,7 @@ def test_report(tmp_path: Path) -> None:
     assert "| MLX loop (1 thread) | 500.0 | 250 |" in peers
     model = (tmp_path / "model.md").read_text()
     assert "| ghost_v6 training step | 16x256 | ghost_native | 900 | 1000 |" in model
-    assert "| 10 % | 100.0 | 0.25 | 1.33 | 20.0 | 0.91 |" in model
+    assert "| 10 % | 100.0 | 0.25 | 1.33 | 22.0 | 0.10 | 1.10 |" in model
     for page in tmp_path.glob("*.md"):
         tables = [line.count(" | ") for line in page.read_text().splitlines() if line.startswith("| operator")]
         assert "nan" not in page.read_text() and all(tables), page

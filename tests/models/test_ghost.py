@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map
 
+from ghost_native import ops
 from ghost_native.data.facts import FactGenerator
 from ghost_native.models import Ghost, GhostConfig, GhostV6
+from ghost_native.nn.routed_rows import RoutedRows
 from ghost_native.train.objective import fact_objective, text_objective
 from ghost_native.train.run_config import TrainSection
 from tests.tolerances import assert_close
@@ -110,7 +112,9 @@ def test_routing_skips_and_leaves_skipped_bytes_alone():
     # One layer by itself: h is unchanged, bit for bit, where depth <= l.
     h = mx.random.normal((4, 50, 32))
     state = model.init_state(4)["layers"][2]
-    after, *_ = model._route_layer(2, model.layers[2], h, None, out.depth, model._plans(out.depth)[2], state)
+    rows = RoutedRows(h, out.depth)
+    model._route_layer(2, model.layers[2], rows, ops.routing_plan(out.depth > 2), state)
+    after, _ = rows.together()
     skipped = np.array(out.depth) <= 2
     assert np.array_equal(np.array(after)[skipped], np.array(h)[skipped])
     assert not np.isclose(np.array(after)[~skipped], np.array(h)[~skipped]).all(-1).any()

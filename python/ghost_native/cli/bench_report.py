@@ -138,23 +138,24 @@ def _rivals(lines: Sequence[Line]) -> str:
 
 
 def _routing(rows: Sequence[Row]) -> str:
-    full, none = (next((row for row in rows if row.at == share), None) for share in (1.0, 0.0))
-    if full is None or none is None:
-        return ""
     text = (
-        "## Routed bytes\n\nA share of the bytes goes through all layers, the others through the first. *Routed layers* "
-        "is the time beyond that of 0 %; *over share* compares it with that share of what 100 % takes, and is 1.00 "
-        "where time is in proportion. *Work* is the arithmetic that remains of the whole pass.\n"
+        "## Routed bytes\n\nA share of the bytes goes through all layers, the others through the first. *Routed "
+        "layers* are all but that one, with what it takes to leave bytes out. *Work* is the arithmetic that remains; "
+        "time in proportion to it would be 1.00 in the column after it.\n"
     )
-    table = []
-    for row in sorted(rows, key=lambda row: -row.at):
-        work, layers = row.flops / full.flops, row.fastest - none.fastest
-        cells = [milliseconds(row.fastest), f"{work:.2f}", f"{row.fastest / full.fastest / work:.2f}"]
-        if row.at:
-            cells += [milliseconds(layers), f"{layers / (row.at * (full.fastest - none.fastest)):.2f}"]
-        table.append([f"{100 * row.at:.0f} %", *cells, *[""] * (5 - len(cells))])
-    header = ["routed", "min, ms", "work", "time over work", "routed layers, ms", "over share"]
-    return text + "\n" + markdown(header, table)
+    curves: dict[str, dict[float, Row]] = {}
+    for row in rows:
+        curves.setdefault(row.operator.partition(",")[0].removeprefix("ghost_v6 "), {})[row.at] = row
+    header, table = ["routed"], [[f"{100 * at:.0f} %"] for at in sorted({row.at for row in rows}, reverse=True)]
+    for name, curve in curves.items():
+        if (full := curve.get(1.0)) is None or len(curve) < len(table):
+            continue
+        header += [f"{name}, ms", "work", "time over work"]
+        for cells, at in zip(table, sorted(curve, reverse=True), strict=True):
+            work = curve[at].flops / full.flops
+            times = curve[at].fastest / full.fastest
+            cells += [milliseconds(curve[at].fastest), f"{work:.2f}", f"{times / work:.2f}"]
+    return text + "\n" + markdown(header, table) if len(header) > 1 else ""
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

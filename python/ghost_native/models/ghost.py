@@ -8,9 +8,9 @@ The way the data goes::
       -> for layer l:
             memory layers: h = memory.read(h, address)       every byte; only while facts are stored
             plan = routing_plan(depth > l)                   layer 0, and all layers without routing, take every byte
-            x = skip_gather(h, plan)                         (n, dim) and cu_seqlens
+            x = skip_gather(x, plan)                         (n, dim) and cu_seqlens, of the rows of the layer before
             x = x + Mamba(norm(x))  [+ SparseAttention(norm(x))]  + FeedForward(norm(x))
-            h = skip_scatter(h, x, plan, gate)               skipped bytes pass unchanged, bit for bit
+      -> h = skip_scatter(h, x, plan), from the last layer to the first: skipped bytes pass unchanged, bit for bit
       -> RMSNorm -> head -> logits                (batch, seqlen, 256)
 
 A layer sees only the bytes routed to it: its scan state, convolution window and attention cache never hear of the
@@ -20,7 +20,7 @@ O(1) but for the strided attention keys, one row per `stride` bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,6 +42,7 @@ from ghost_native.nn.linear import Linear
 from ghost_native.nn.mamba import Mamba
 from ghost_native.nn.norm import RMSNorm
 from ghost_native.nn.recompute import recomputed
+from ghost_native.nn.routed_rows import RoutedRows
 from ghost_native.nn.router import Route, Router
 from ghost_native.nn.tokenizer import StateSpaceTokenizer
 
@@ -97,20 +98,21 @@ class GhostLayer(nn.Module):
     def __call__(
         self,
         h: mx.array,
-        state: LayerState,
+        state: LayerState | None,
         cu_seqlens: mx.array | None = None,
         residual: mx.array | None = None,
     ) -> tuple[mx.array, mx.array, LayerState]:
         """h (batch, seqlen, dim), or (total, dim) with cu_seqlens, to which `residual` is added first.
 
-        Returns h and what is to be added to it, for the next norm to do, and the new state.
+        Returns h and what is to be added to it, for the next norm to do, and the new state. From no state nothing is
+        read, where zeros would be.
         """
         h, x = self.mamba_norm.add(h, residual)
-        y, mamba = self.mamba(x, state["mamba"], cu_seqlens)
+        y, mamba = self.mamba(x, None if state is None else state["mamba"], cu_seqlens)
         new_state = LayerState(mamba=mamba)
         if "attention" in self:
             h, x = self.attention_norm.add(h, y)
-            y, new_state["attention"] = self.attention(x, state["attention"], cu_seqlens)
+            y, new_state["attention"] = self.attention(x, None if state is None else state["attention"], cu_seqlens)
         h, x = self.ffn_norm.add(h, y)
         return h, self.ffn(x), new_state
 
@@ -188,6 +190,7 @@ class Ghost(CodebookModel):
             raise ValueError(f"[Ghost] tokens must be integers, given {tokens.dtype}.")
         batch = tokens.shape[0]
         tokens = mx.clip(tokens.astype(mx.int32), 0, self.tokenizer.vocab - 1)
+        from_empty = state is None
         if state is None:
             state = self.init_state(batch)
         memory = state["memory"]
@@ -205,58 +208,61 @@ class Ghost(CodebookModel):
         cheap = cheap_logits[:, -1:] if tokens.shape[1] else state["cheap"]
 
         address: FactAddress | None = None
-        residual: mx.array | None = None  # of the layer before, not yet added to h
         layer_states: list[LayerState] = []
         routed: list[float] = []
-        plans = self._plans(depth)
-        for l, (layer, plan) in enumerate(zip(self.layers, plans, strict=True)):
-            if memory is not None and l in self.config.memory_at:
-                h, residual = _sum(h, residual), None
+        reads = self.config.memory_at if memory is not None else ()
+        rows = RoutedRows(h, depth)
+        for l, (layer, plan) in enumerate(zip(self.layers, self._plans(depth, reads), strict=True)):
+            if memory is not None and l in reads:
+                h, residual = rows.together()
+                h = h if residual is None else h + residual
                 if address is None:
                     address, memory_state = self.memory.address(h, tokens, memory["table"], memory["state"])
                     memory = MemoryStream(version=memory["version"], table=memory["table"], state=memory_state)
-                h = self.memory.read(h, address, self.config.memory_at.index(l))
-            h, residual, layer_state, share = self._route_layer(l, layer, h, residual, depth, plan, state["layers"][l])
+                rows = RoutedRows(self.memory.read(h, address, reads.index(l)), depth)
+            before = None if from_empty else state["layers"][l]
+            layer_state, share = self._route_layer(l, layer, rows, plan, before)
             layer_states.append(layer_state)
             routed.append(share)
-        logits = self.head(self.norm.add(h, residual)[1])
+        logits = self.head(self.norm.add(*rows.together())[1])
         if address is not None:
             logits = logits + self.memory.copy_logits(address)
         new_state = GhostState(tokenizer=tokenizer_state, cheap=cheap, layers=layer_states, memory=memory)
         return Forward(logits, new_state, boundary_logit, cheap_logits, surprise, depth, address, routed)
 
-    def _plans(self, depth: mx.array) -> list[ops.RoutingPlan | None]:
-        """The bytes of every layer, None where all go through. Waits for depth, once for all layers."""
+    def _plans(self, depth: mx.array, reads: Sequence[int]) -> list[ops.RoutingPlan | None]:
+        """Of every layer: which rows of the layer before it takes, or of all before which memory is read; None where
+        all go through. Waits for depth."""
         if not self.config.routing:
             return [None] * len(self.layers)
-        masks = [depth > l for l in range(self.config.min_depth, len(self.layers))]
-        mx.eval(masks)
-        return [None] * (len(self.layers) - len(masks)) + [ops.routing_plan(mask) for mask in masks]
+        first = min(self.config.min_depth, len(self.layers))
+        plans: list[ops.RoutingPlan | None] = [None] * first
+        depths, cu_seqlens = everyone = np.array(depth.astype(mx.float32)), None
+        for l in range(first, len(self.layers)):
+            if l in reads:
+                depths, cu_seqlens = everyone
+            plan = ops.routing_plan(mx.array(depths > l), cu_seqlens=cu_seqlens)
+            depths, cu_seqlens = depths.reshape(-1)[np.array(plan.indices)], plan.cu_seqlens
+            plans.append(plan)
+        return plans
 
     def _route_layer(
-        self,
-        l: int,
-        layer: GhostLayer,
-        h: mx.array,
-        residual: mx.array | None,
-        depth: mx.array,
-        plan: ops.RoutingPlan | None,
-        state: LayerState,
-    ) -> tuple[mx.array, mx.array | None, LayerState, float]:
-        """Layer l over the bytes of its plan. Returns h and its residual, the layer's new state and the share of
-        bytes."""
+        self, l: int, layer: GhostLayer, rows: RoutedRows, plan: ops.RoutingPlan | None, state: LayerState | None
+    ) -> tuple[LayerState, float]:
+        """Take rows through layer l, those of its plan. Returns the layer's new state and the share of bytes."""
         if plan is None:
-            return *self._layer(layer)(h, state, residual), 1.0
-        h = _sum(h, residual)
+            rows.h, rows.residual, new_state = self._layer(layer)(rows.h, state, rows.residual)
+            return new_state, 1.0
         n = plan.indices.shape[0]
         if n == 0:
-            return h, None, state, 0.0
-        x, y, state = self._layer(layer, plan.cu_seqlens)(ops.skip_gather(h, plan), state, None)
-        gate = ops.skip_gather(Router.gate(depth, l)[..., None], plan)[:, 0]
-        return ops.skip_scatter(h, x + y, plan, gate), None, state, n / depth.size
+            return layer.init_state(plan.cu_seqlens.shape[0] - 1) if state is None else state, 0.0
+        rows.narrow(plan)
+        h, residual, new_state = self._layer(layer, plan.cu_seqlens)(rows.h, state, rows.residual)
+        rows.update(h, residual, Router.gate(rows.depth[:, 0], l))
+        return new_state, n / rows.total
 
     def _layer(self, layer: GhostLayer, cu_seqlens: mx.array | None = None) -> Callable[..., Any]:
-        def run(h: mx.array, state: LayerState, residual: mx.array | None) -> Any:
+        def run(h: mx.array, state: LayerState | None, residual: mx.array | None) -> Any:
             return layer(h, state, cu_seqlens, residual=residual)
 
         return recomputed(layer, run) if self.recomputes else run
@@ -335,10 +341,6 @@ class Ghost(CodebookModel):
             ValueError: it is no Ghost checkpoint, or truncated, or does not fit its configuration.
         """
         return checkpoint.load_model(cls, Path(path))
-
-
-def _sum(h: mx.array, residual: mx.array | None) -> mx.array:
-    return h if residual is None else h + residual
 
 
 def GhostV6(dim: int = 256, num_layers: int = 6, **config: Any) -> Ghost:

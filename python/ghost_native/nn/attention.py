@@ -61,13 +61,14 @@ class SparseAttention(nn.Module):
 
     def init_state(self, batch: int) -> AttentionState:
         dim = self.num_heads * self.head_dim
+        window, nothing = mx.zeros((batch, self.stride, dim)), mx.zeros((batch, 0, dim))
         return AttentionState(
-            window_k=mx.zeros((batch, self.stride, dim)),
-            window_v=mx.zeros((batch, self.stride, dim)),
-            recent_k=mx.zeros((batch, 0, dim)),
-            recent_v=mx.zeros((batch, 0, dim)),
-            strided_k=mx.zeros((batch, 0, dim)),
-            strided_v=mx.zeros((batch, 0, dim)),
+            window_k=window,
+            window_v=window,
+            recent_k=nothing,
+            recent_v=nothing,
+            strided_k=nothing,
+            strided_v=nothing,
             count=mx.zeros((batch,), dtype=mx.int32),
             seen=0,
             exact=True,
@@ -114,7 +115,9 @@ class SparseAttention(nn.Module):
     def _advance(self, k: mx.array, v: mx.array, bounds: np.ndarray, state: AttentionState) -> AttentionState:
         """The state after new rows (total, dim), of which sequence b has bounds[b] to bounds[b + 1]."""
         stride, batch, dim = self.stride, len(bounds) - 1, k.shape[1]
-        begins, lengths, count = bounds[:-1, None], np.diff(bounds)[:, None], np.array(state["count"])[:, None]
+        begins, lengths = bounds[:-1, None], np.diff(bounds)[:, None]
+        # Known without waiting for the array where all sequences stand at the same row.
+        count = state["seen"] if state["exact"] else np.array(state["count"])[:, None]
         seen, far = state["seen"] + int(lengths.max(initial=0)), state["strided_k"].shape[1]
         # Everything is a row of [old windows; old far rows; new rows].
         sequence = np.arange(batch)[:, None]

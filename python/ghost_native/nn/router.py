@@ -7,7 +7,7 @@ from typing import NamedTuple
 import mlx.core as mx
 from mlx import nn
 
-from ghost_native import ops
+from ghost_native import _ext, ops
 from ghost_native.nn.linear import Linear
 from ghost_native.nn.norm import RMSNorm
 
@@ -28,7 +28,7 @@ class Route(NamedTuple):
 class Router(nn.Module):
     """depth = 1 + (max_depth - 1) * sigmoid(context + byte importance); predictable bytes stop at min_depth.
 
-    The choice is hard. In training the residual of a layer is multiplied by a gate whose value is 1 and whose gradient
+    The choice is hard. In training what a layer adds is multiplied by a gate whose value is 1 and whose gradient
     is that of a sigmoid around the threshold (straight-through), so that depth learns from the language-model loss.
 
     Args:
@@ -82,7 +82,9 @@ class Router(nn.Module):
         return mx.where(surprise < self.threshold, mx.minimum(depth, self.min_depth), depth)
 
     @staticmethod
-    def gate(depth: mx.array, layer: int) -> mx.array:
-        """1 with the gradient of a sigmoid of (depth - layer)."""
+    def gate(depth: mx.array, layer: int) -> mx.array | None:
+        """1 with the gradient of a sigmoid of (depth - layer); None, for 1, where depth is not differentiated."""
+        if not _ext.is_traced(depth):
+            return None
         soft = mx.sigmoid(4 * (depth - layer))
         return soft + mx.stop_gradient(1 - soft)
