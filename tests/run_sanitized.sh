@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the module with the address and undefined-behaviour sanitizers in an environment of its own and runs the
 # operator tests on it, hypothesis fuzzing of malformed input included. On two cores the build takes about ten minutes,
-# the tests under one.
+# the tests some fifteen.
 #   tests/run_sanitized.sh [pytest arguments]
 set -euo pipefail
 cd "$(dirname "$0")/.."

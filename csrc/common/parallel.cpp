@@ -27,6 +27,27 @@ namespace {
 // microseconds, as long as a small operation; a yield gives way at once to anything else that wants to run.
 constexpr int kYields = 512;
 
+// Looks that a thread takes between two yields: a yield is a system call, in which it sees nothing.
+constexpr int kLooks = 16;
+
+inline void pause_briefly() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// True once `there` is, or false after a while.
+template <class There>
+bool look_for(There there) {
+  for (int i = 0; i < kLooks; ++i) {
+    if (there()) return true;
+    pause_briefly();
+  }
+  return false;
+}
+
 // The core this thread runs on, -1 where the system does not tell.
 int this_core() {
 #if defined(__linux__)
@@ -140,7 +161,7 @@ struct Job {
 
   void wait() {
     for (int i = 0; i < kYields; ++i) {
-      if (done.load(std::memory_order_acquire) == n) return;
+      if (look_for([&] { return done.load(std::memory_order_acquire) == n; })) return;
       std::this_thread::yield();
     }
     std::unique_lock lock(mutex);
@@ -196,7 +217,8 @@ class Pool {
       self.place.belongs_to_this_thread();
     }
     for (;;) {
-      for (int i = 0; i < kYields && waiting_.load(std::memory_order_relaxed) == 0; ++i) {
+      for (int i = 0; i < kYields; ++i) {
+        if (look_for([&] { return waiting_.load(std::memory_order_relaxed) > 0; })) break;
         self.place.update();
         std::this_thread::yield();
       }
