@@ -204,8 +204,10 @@ void pack(std::initializer_list<const Panels*> operands, bool parallel) {
     }
   }
   // Threads take neighbouring shares: those of the rows of A that they will multiply, not all of one operand.
-  std::stable_sort(shares.begin(), shares.end(),
-                   [](const Share& x, const Share& y) { return x.place < y.place; });
+  if (parallel) {
+    std::stable_sort(shares.begin(), shares.end(),
+                     [](const Share& x, const Share& y) { return x.place < y.place; });
+  }
   run(static_cast<int64_t>(shares.size()), parallel, [&](int64_t i) {
     const Share& share = shares[static_cast<size_t>(i)];
     share.panels->pack_pieces(share.begin, share.end);

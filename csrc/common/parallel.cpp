@@ -144,6 +144,7 @@ struct Job {
     int64_t completed = 0;
     for (size_t k = 0; k < runs.size(); ++k) {
       Run& run = runs[(first + k) % runs.size()];
+      if (run.next.load(std::memory_order_relaxed) >= run.end) continue;
       for (int64_t i; (i = run.next.fetch_add(1, std::memory_order_relaxed)) < run.end; ++completed) {
         try {
           call(context, i);
