@@ -20,7 +20,7 @@ from benchmarks.measure import Case, check, describe, plan, rates, roofline, use
 
 Timed = Callable[..., None]
 QUICK = 0.02  # share of the time that --quick spends
-SETTLE = 0.05  # seconds: threads of other libraries go on looking for work after references and rivals
+SETTLE = 0.25  # seconds: threads of OpenBLAS take a core for a tenth of a second after references and rivals
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
