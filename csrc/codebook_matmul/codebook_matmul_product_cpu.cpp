@@ -50,10 +50,8 @@ constexpr int64_t kTasksWanted = 16;
 constexpr int64_t kTaskRows = 64;  // weight rows whose codes stay in the second-level cache
 
 void split(int64_t n, int64_t each, int64_t work, const std::function<void(int64_t, int64_t)>& task) {
-  const auto one = [&](int64_t i) { task(i * each, std::min((i + 1) * each, n)); };
-  const int64_t tasks = ceil_div(n, each);
-  if (work >= kSharedWork) return parallel_for(tasks, one);
-  for (int64_t i = 0; i < tasks; ++i) one(i);
+  parallel_for_if(work >= kSharedWork, ceil_div(n, each),
+                  [&](int64_t i) { task(i * each, std::min((i + 1) * each, n)); });
 }
 
 struct Problem {

@@ -33,14 +33,6 @@ constexpr int64_t kSplitDepth = 512;        // floats of depth a share has at le
 constexpr int64_t kSplitBlock = 128;        // depths packed in one go: both operands stay in the second level
 constexpr double kParallelWork = 2e6;  // multiply-adds below which waking a thread costs more than it gains
 
-void run(int64_t n, bool parallel, const std::function<void(int64_t)>& task) {
-  if (parallel) {
-    parallel_for(n, task);
-  } else {
-    for (int64_t i = 0; i < n; ++i) task(i);
-  }
-}
-
 // One operand cut into panels of `stride` outer indices; the last may be narrower. Panel p of a round begins
 // at p * stride * depth.
 struct Panels {
@@ -181,7 +173,8 @@ void multiply_tile(const Round& round, const Tiling& tiling, int64_t index, cons
 
 void multiply_round(const Round& round, bool parallel, const GemmEpilogue& epilogue) {
   const Tiling tiling = tile(round.a, round.b, parallel);
-  run(tiling.rows * tiling.columns, parallel, [&](int64_t i) { multiply_tile(round, tiling, i, epilogue); });
+  parallel_for_if(parallel, tiling.rows * tiling.columns,
+                  [&](int64_t i) { multiply_tile(round, tiling, i, epilogue); });
 }
 
 // Packs up to two operands, in shares of whole panels or of depths [begin, end) of all panels.
@@ -208,7 +201,7 @@ void pack(std::initializer_list<const Panels*> operands, bool parallel) {
     std::stable_sort(shares.begin(), shares.end(),
                      [](const Share& x, const Share& y) { return x.place < y.place; });
   }
-  run(static_cast<int64_t>(shares.size()), parallel, [&](int64_t i) {
+  parallel_for_if(parallel, static_cast<int64_t>(shares.size()), [&](int64_t i) {
     const Share& share = shares[static_cast<size_t>(i)];
     share.panels->pack_pieces(share.begin, share.end);
   });

@@ -23,4 +23,11 @@ void parallel_for(int64_t n, Fn&& fn) {
       n, [](void* f, int64_t i) { (*static_cast<F*>(f))(i); }, const_cast<std::remove_const_t<F>*>(&fn));
 }
 
+// The same where `worth`, else on this thread alone: handing out work takes as long as a little of it.
+template <class Fn>
+void parallel_for_if(bool worth, int64_t n, Fn&& fn) {
+  if (worth) return parallel_for(n, fn);
+  for (int64_t i = 0; i < n; ++i) fn(i);
+}
+
 }  // namespace ghost

@@ -184,8 +184,7 @@ class Step {
   template <class Fn>
   void for_rows(const std::vector<int64_t>& rows, int64_t work, Fn&& fn) const {
     const auto n = static_cast<int64_t>(rows.size());
-    if (n > 1 && work > kSerialRows / n) return parallel_for(n, fn);
-    for (int64_t i = 0; i < n; ++i) fn(i);
+    parallel_for_if(n > 1 && work > kSerialRows / n, n, fn);
   }
 
   void layer(int l) {

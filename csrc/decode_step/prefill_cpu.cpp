@@ -26,13 +26,6 @@ constexpr int64_t kFewReducedRows = 16;
 constexpr int64_t kSliceChannels = 64;    // of a scan
 constexpr int64_t kSerialWork = 1 << 15;  // state updates that are done sooner than threads wake
 
-// fn(i) for i < n, on several threads if there is enough work.
-template <class Fn>
-void share(int64_t n, bool serial, Fn&& fn) {
-  if (!serial) return parallel_for(n, fn);
-  for (int64_t i = 0; i < n; ++i) fn(i);
-}
-
 // Rows of a sequence among those at work.
 struct Segment {
   int64_t sequence;
@@ -134,7 +127,8 @@ class Prefill {
   void pack(const std::vector<PackedMatrix*>& matrices, int64_t others, Fn&& other) {
     const std::vector<PackTask> tasks = few_ ? std::vector<PackTask>{} : pack_tasks(matrices, panels_);
     const auto n = static_cast<int64_t>(tasks.size());
-    share(n + others, few_, [&](int64_t i) { i < n ? tasks[static_cast<size_t>(i)].run() : other(i - n); });
+    parallel_for_if(!few_, n + others,
+                    [&](int64_t i) { i < n ? tasks[static_cast<size_t>(i)].run() : other(i - n); });
   }
 
   // fn(segment) for the parts of sequences within rows [begin, end).
@@ -171,7 +165,7 @@ class Prefill {
     });
     float* decay = factors + 3 * total_;
     for (int64_t c = 0; c < channels; ++c) decay[c] = std::exp(-floats(w_.rate)[c]);
-    share(batch_, total_ * channels <= kSerialWork, [&](int64_t b) {
+    parallel_for_if(total_ * channels > kSerialWork, batch_, [&](int64_t b) {
       decode_kernels().boundaries(features + b * seqlen_ * channels, seqlen_, channels, decay,
                                   floats(w_.rate), floats(w_.boundary_weight), floats(w_.boundary_bias)[0],
                                   ssm.after(b), last.after(b), factors + b * seqlen_);
@@ -398,7 +392,7 @@ class Prefill {
       });
       for (const Segment& segment : segments) remember_filter(filter(segment), conv.after(segment.sequence));
       const auto count = static_cast<int64_t>(segments.size()) * slice_count;
-      share(count, (c1 - c0) * inner * dstate <= kSerialWork, [&](int64_t i) {
+      parallel_for_if((c1 - c0) * inner * dstate > kSerialWork, count, [&](int64_t i) {
         const Segment& segment = segments[static_cast<size_t>(i / slice_count)];
         const ScanSlice& slice = slices[static_cast<size_t>(i % slice_count)];
         const int64_t row = segment.rows.begin - c0;

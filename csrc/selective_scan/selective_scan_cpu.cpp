@@ -104,8 +104,7 @@ struct Plan {
 
   template <class Fn>
   void for_all(int64_t n, Fn&& fn) const {
-    if (!serial) return parallel_for(n, fn);
-    for (int64_t i = 0; i < n; ++i) fn(i);
+    parallel_for_if(!serial, n, fn);
   }
 
   // fn(bundle, slice, scratch) for all of them, each task with `floats` of scratch of its own.

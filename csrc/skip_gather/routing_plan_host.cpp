@@ -20,12 +20,11 @@ std::vector<Span> spans_of(const mlx::core::array& mask, const mlx::core::array*
   return mask.ndim() == 2 ? equal_spans(mask.shape(0), mask.shape(1)) : equal_spans(1, total);
 }
 
-// fn(i) for every tile. No more rows than one tile may hold are not worth waking other threads for.
+// Calls fn for every tile. No more rows than one tile may hold are not worth waking other threads for.
 template <class Fn>
 void for_tiles(size_t tiles, int64_t rows, Fn fn) {
-  const auto n = static_cast<int64_t>(tiles);
-  if (rows > kTileRows) return parallel_for(n, [&](int64_t i) { fn(static_cast<size_t>(i)); });
-  for (size_t i = 0; i < tiles; ++i) fn(i);
+  parallel_for_if(rows > kTileRows, static_cast<int64_t>(tiles),
+                  [&](int64_t i) { fn(static_cast<size_t>(i)); });
 }
 
 }  // namespace

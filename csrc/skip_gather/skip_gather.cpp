@@ -138,7 +138,7 @@ mx::array skip_gather(const mx::array& x, const mx::array& indices, mx::StreamOr
   const mx::Stream s = mx::to_stream(stream);
   require_rows(op, x);
   require_indices(op, indices);
-  const Arrays inputs{dense(x, s), mx::stop_gradient(dense(indices, s), s)};
+  const Arrays inputs{dense(x, s), dense_untraced(indices, s)};
   const ComposedForm composed = composed_gather(s);
   if (use_composed(s, Kernels::cpu_and_metal)) return composed(inputs)[0];
   return outputs_of(std::make_shared<SkipGather>(s, composed), inputs, {x.dtype(), x.dtype()})[0];
@@ -177,7 +177,7 @@ mx::array skip_scatter(const mx::array& x, const mx::array& y, const mx::array& 
     require_io_dtype(op, "gate", *gate);
     require_shape(op, "gate", *gate, {n}, "(n,) of plan");
   }
-  Arrays inputs{dense(x, s), dense(mx::astype(y, x.dtype(), s), s), mx::stop_gradient(dense(indices, s), s)};
+  Arrays inputs{dense(x, s), dense(mx::astype(y, x.dtype(), s), s), dense_untraced(indices, s)};
   if (gate) inputs.push_back(dense_float32(*gate, s));
   const SkipScatterOptions options{gate.has_value(), gate.has_value() && any_tracer(inputs)};
   const ComposedForm composed = composed_scatter(options, s);

@@ -60,8 +60,8 @@ mx::array sparse_attention(const mx::array& q, const mx::array& k, const mx::arr
   require_shape(kOp, "count", state.count, {batch}, "(batch,)");
   require(mx::issubdtype(state.count.dtype(), mx::integer), kOp, "count has the wrong dtype, given ",
           state.count.dtype(), ", allowed: integers.");
-  inputs.push_back(mx::stop_gradient(dense_as(state.count, mx::int32, s), s));
-  if (ragged) inputs.push_back(mx::stop_gradient(dense(*cu_seqlens, s), s));
+  inputs.push_back(dense_untraced(mx::astype(state.count, mx::int32, s), s));
+  if (ragged) inputs.push_back(dense_untraced(*cu_seqlens, s));
 
   const SparseAttentionOptions options{num_heads, stride, ragged};
   const ComposedForm composed = sparse_attention_composed(options, s);

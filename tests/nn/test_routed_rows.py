@@ -41,8 +41,7 @@ def packed(h: mx.array, depth: mx.array, ws: list[mx.array]) -> mx.array:
             break
         rows.narrow(plan)
         rows.update(*layer(rows.h, rows.residual, w), Router.gate(rows.depth[:, 0], l))
-    h, residual = rows.together()
-    return h if residual is None else h + residual
+    return rows.whole()
 
 
 def scattered(h: mx.array, depth: mx.array, ws: list[mx.array]) -> mx.array:

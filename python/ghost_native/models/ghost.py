@@ -190,7 +190,7 @@ class Ghost(CodebookModel):
             raise ValueError(f"[Ghost] tokens must be integers, given {tokens.dtype}.")
         batch = tokens.shape[0]
         tokens = mx.clip(tokens.astype(mx.int32), 0, self.tokenizer.vocab - 1)
-        from_empty = state is None
+        before: Sequence[LayerState | None] = [None] * len(self.layers) if state is None else state["layers"]
         if state is None:
             state = self.init_state(batch)
         memory = state["memory"]
@@ -214,14 +214,12 @@ class Ghost(CodebookModel):
         rows = RoutedRows(h, depth)
         for l, (layer, plan) in enumerate(zip(self.layers, self._plans(depth, reads), strict=True)):
             if memory is not None and l in reads:
-                h, residual = rows.together()
-                h = h if residual is None else h + residual
+                h = rows.whole()
                 if address is None:
                     address, memory_state = self.memory.address(h, tokens, memory["table"], memory["state"])
                     memory = MemoryStream(version=memory["version"], table=memory["table"], state=memory_state)
                 rows = RoutedRows(self.memory.read(h, address, reads.index(l)), depth)
-            before = None if from_empty else state["layers"][l]
-            layer_state, share = self._route_layer(l, layer, rows, plan, before)
+            layer_state, share = self._route_layer(l, layer, rows, plan, before[l])
             layer_states.append(layer_state)
             routed.append(share)
         logits = self.head(self.norm.add(*rows.together())[1])

@@ -59,6 +59,11 @@ class RoutedRows:
             h = ops.skip_scatter(stopped, h, plan)
         return h.reshape(self._shape), None
 
+    def whole(self) -> mx.array:
+        """All rows, with nothing left to be added."""
+        h, residual = self.together()
+        return h if residual is None else h + residual
+
     def _sum(self) -> mx.array:
         if self.residual is not None:
             self.h, self.residual = self.h + self.residual, None
