@@ -1,5 +1,5 @@
-// What clang calls to round to bfloat where the processor has no instruction for it: libraries of compilers do
-// not all have it.
+// What clang calls to round to bfloat where the processor has no instruction for it: libraries of compilers
+// do not all have it.
 
 #include <bit>
 #include <cstdint>
