@@ -32,7 +32,7 @@ struct CodebookDotKernels {
 };
 GHOST_DECLARE_KERNELS(CodebookDotKernels, codebook_dot_table, codebook_dot_kernels)
 
-// Reduced precision, for codebooks that whole rows share; all null where there are no instructions for it.
+// Reduced precision, for codebooks that whole rows share; null where there are no instructions for it.
 struct CodebookReducedKernels {
   void (*prepare_bfloat16)(const float* x, int64_t columns, uint16_t* prepared);
   CodebookDot dot_bfloat16;
@@ -40,7 +40,7 @@ struct CodebookReducedKernels {
   int32_t (*prepare_int8)(const float* x, float step, int64_t columns, int8_t* prepared);
   CodebookDot dot_int8;
 };
-GHOST_DECLARE_KERNELS(CodebookReducedKernels, codebook_reduced_table, codebook_reduced_kernels)
+GHOST_DECLARE_VNNI_KERNELS(CodebookReducedKernels, codebook_reduced_table, codebook_reduced_kernels)
 
 // Reduced precision for many rows of x: panels of decoded weights, multiplied by broadcasts of x. Null where
 // there are no instructions for it.
@@ -69,7 +69,7 @@ struct CodebookPanelKernels {
   CodebookPanelMode bfloat16;
   CodebookPanelMode int8;
 };
-GHOST_DECLARE_KERNELS(CodebookPanelKernels, codebook_panel_table, codebook_panel_kernels)
+GHOST_DECLARE_VNNI_KERNELS(CodebookPanelKernels, codebook_panel_table, codebook_panel_kernels)
 
 struct CodebookKernels {
   // Adds values[k] to sums[code of k] for `words` words of codes.

@@ -5,10 +5,12 @@
 namespace ghost::GHOST_ISA {
 namespace {
 
-#if defined(GHOST_ISA_avx512_bf16)
+#if defined(__AVX512VNNI__)
 
 constexpr int kPanel = kCodebookPanelRows;
 constexpr int kRows = 14;  // of x in a micro tile: 28 sums, two vectors of the panel and a broadcast
+
+#  if defined(__AVX512BF16__)
 
 // The depth indices that share a 32-bit lane are those whose codes have the same place in the halves or bytes
 // of a word, so that decoding tests one bit of every half or byte.
@@ -43,6 +45,20 @@ struct Bfloat16 {
   }
 };
 
+void prepare_bfloat16(const float* x, int64_t columns, uint16_t* prepared) {
+  for (int64_t k = 0; k < columns; k += 16) {
+    alignas(32) bfloat16 rounded[16];
+    store(rounded, load(x + k));
+    const __m128i first = _mm_load_si128(reinterpret_cast<const __m128i*>(rounded));
+    const __m128i second = _mm_load_si128(reinterpret_cast<const __m128i*>(rounded + 8));
+    __m128i* to = reinterpret_cast<__m128i*>(prepared + k);
+    _mm_storeu_si128(to, _mm_unpacklo_epi16(first, second));
+    _mm_storeu_si128(to + 1, _mm_unpackhi_epi16(first, second));
+  }
+}
+
+#  endif
+
 struct Int8 {
   using Element = int8_t;
   using Sum = __m512i;
@@ -75,18 +91,6 @@ struct Int8 {
   static Sum add(Sum a, Sum b) { return _mm512_add_epi32(a, b); }
   static Sum multiply(Sum s, __m512i w, __m512i x) { return _mm512_dpbusd_epi32(s, w, x); }
 };
-
-void prepare_bfloat16(const float* x, int64_t columns, uint16_t* prepared) {
-  for (int64_t k = 0; k < columns; k += 16) {
-    alignas(32) bfloat16 rounded[16];
-    store(rounded, load(x + k));
-    const __m128i first = _mm_load_si128(reinterpret_cast<const __m128i*>(rounded));
-    const __m128i second = _mm_load_si128(reinterpret_cast<const __m128i*>(rounded + 8));
-    __m128i* to = reinterpret_cast<__m128i*>(prepared + k);
-    _mm_storeu_si128(to, _mm_unpacklo_epi16(first, second));
-    _mm_storeu_si128(to + 1, _mm_unpackhi_epi16(first, second));
-  }
-}
 
 int32_t prepare_int8(const float* x, float step, int64_t columns, int8_t* prepared) {
   const F32 divisor = splat(step > 0.0f ? step : 1.0f);
@@ -233,11 +237,6 @@ GHOST_INLINE void finish(int64_t rows, int columns, float* y, int64_t ldy, Value
   }
 }
 
-void finish_bfloat16(const float*, int columns, const void* c, const PreparedRows& x, float* y, int64_t ldy) {
-  const float* from = static_cast<const float*>(c);
-  finish(x.count, columns, y, ldy, [&](int64_t m, int v) { return load(from + m * kPanel + 16 * v); });
-}
-
 void finish_int8(const float* scales, int columns, const void* c, const PreparedRows& x, float* y,
                  int64_t ldy) {
   const int32_t* from = static_cast<const int32_t*>(c);
@@ -249,13 +248,22 @@ void finish_int8(const float* scales, int columns, const void* c, const Prepared
   });
 }
 
-constexpr CodebookPanelKernels kernels{
-    prepare_bfloat16,
-    prepare_int8,
-    largest_bits,
-    {pack<Bfloat16>, multiply<Bfloat16>, nullptr, finish_bfloat16},
-    {pack<Int8>, multiply<Int8>, scales_int8, finish_int8},
-};
+constexpr CodebookPanelMode int8{pack<Int8>, multiply<Int8>, scales_int8, finish_int8};
+
+#  if defined(__AVX512BF16__)
+void finish_bfloat16(const float*, int columns, const void* c, const PreparedRows& x, float* y, int64_t ldy) {
+  const float* from = static_cast<const float*>(c);
+  finish(x.count, columns, y, ldy, [&](int64_t m, int v) { return load(from + m * kPanel + 16 * v); });
+}
+
+constexpr CodebookPanelKernels kernels{prepare_bfloat16,
+                                       prepare_int8,
+                                       largest_bits,
+                                       {pack<Bfloat16>, multiply<Bfloat16>, nullptr, finish_bfloat16},
+                                       int8};
+#  else
+constexpr CodebookPanelKernels kernels{nullptr, prepare_int8, largest_bits, {}, int8};
+#  endif
 
 #else
 

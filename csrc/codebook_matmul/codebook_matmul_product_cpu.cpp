@@ -204,7 +204,13 @@ void accumulate(const Problem& p, const float* x, float* y) {
 // Rounds n values to what a reduced mode keeps of them.
 void round_to_mode(const float* x, int64_t n, Activation activation, float* rounded) {
   if (activation == Activation::bfloat16) {
-    for (int64_t i = 0; i < n; ++i) rounded[i] = to_float(to_bfloat16(x[i]));
+    constexpr int64_t kAtOnce = 256;
+    bfloat16 some[kAtOnce];
+    for (int64_t i = 0; i < n; i += kAtOnce) {
+      const int64_t count = std::min(kAtOnce, n - i);
+      convert(x + i, some, count);
+      convert(some, rounded + i, count);
+    }
     return;
   }
   const float step = int8_step(x, n);
@@ -219,20 +225,21 @@ void small_product(const Problem& p, const float* x, float* y) {
 
 // The product in a reduced mode, for float32 x and y.
 void reduced_product(const Problem& p, Activation activation, const float* x, float* y) {
-  const auto& kernels = codebook_reduced_kernels();
+  const bool int8 = activation == Activation::int8;
+  const auto& panels = codebook_panel_kernels();
+  const auto& dots = codebook_reduced_kernels();
   // 127 * 127 * columns has to fit 32 bits.
-  const bool fits = activation != Activation::int8 || p.w.columns <= (1 << 17);
+  const bool fits = !int8 || p.w.columns <= (1 << 17);
   const bool by_row = p.w.groups() == 1;
-  if (activation == Activation::bfloat16 && p.transpose && p.rows >= kRoundedByTile &&
-      gemm_rounds(p.rows, p.w.rows, p.w.columns)) {
+  if (!int8 && p.transpose && p.rows >= kRoundedByTile && gemm_rounds(p.rows, p.w.rows, p.w.columns)) {
     return gemm(sum_columns(x, p.rows, p.depth()), sum_columns(p.w), p.depth(), y, GemmPrecision::bfloat16);
   }
-  if (p.transpose && p.rows >= kPanelRows && codebook_panel_kernels().prepare_int8 && fits &&
-      (by_row || activation == Activation::bfloat16)) {
+  if (p.transpose && p.rows >= kPanelRows && (int8 ? panels.int8 : panels.bfloat16).multiply && fits &&
+      (by_row || !int8)) {
     return multiply_panels(p, activation, x, y);
   }
-  if (p.transpose && by_row && kernels.dot_int8 && fits) {
-    return activation == Activation::int8 ? dot_int8(p, x, y) : dot_bfloat16(p, x, y);
+  if (p.transpose && by_row && (int8 ? dots.dot_int8 : dots.dot_bfloat16) && fits) {
+    return int8 ? dot_int8(p, x, y) : dot_bfloat16(p, x, y);
   }
   std::vector<float> rounded(static_cast<size_t>(p.rows * p.depth()));
   for (int64_t m = 0; m < p.rows; ++m) {
@@ -240,15 +247,17 @@ void reduced_product(const Problem& p, Activation activation, const float* x, fl
   }
   const int64_t codebooks = p.w.row_stride == 0 ? 1 : p.w.rows * p.w.groups();
   std::vector<float> levels(static_cast<size_t>(4 * codebooks));
-  for (int64_t i = 0; i < 4 * codebooks; i += 4)
-    round_to_mode(p.w.codebook + i, 4, activation, levels.data() + i);
+  // Each codebook has its own step in int8.
+  const int64_t together = activation == Activation::int8 ? 4 : 4 * codebooks;
+  for (int64_t i = 0; i < 4 * codebooks; i += together)
+    round_to_mode(p.w.codebook + i, together, activation, levels.data() + i);
   CodedMatrix w = p.w;
   w.codebook = levels.data();
   const Problem exact{w, p.rows, p.transpose};
   if (exact.small()) return small_product(exact, rounded.data(), y);
   // What int8 rounds to has no exact bfloat16.
   gemm(sum_columns(rounded.data(), p.rows, p.depth()), p.transpose ? sum_columns(w) : sum_rows(w), p.depth(),
-       y, activation == Activation::bfloat16 ? GemmPrecision::bfloat16 : GemmPrecision::float32);
+       y, int8 ? GemmPrecision::float32 : GemmPrecision::bfloat16);
 }
 
 // x or y as float32, through a buffer when the operator has another type.

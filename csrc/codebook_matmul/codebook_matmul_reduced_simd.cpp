@@ -4,9 +4,16 @@
 namespace ghost::GHOST_ISA {
 namespace {
 
-#if defined(GHOST_ISA_avx512_bf16)
+#if defined(__AVX512VNNI__)
 
 constexpr int kBlock = 256;
+
+// The codebooks of up to four neighbouring rows, one in each 128-bit quarter.
+GHOST_INLINE F32 four_codebooks(const float* codebook, int64_t row_stride, int rows) {
+  return rows == 4 && row_stride == 4 ? load(codebook) : broadcast_levels(codebook);
+}
+
+#  if defined(__AVX512BF16__)
 
 // bfloat16: four bits of a word name a pair of neighbouring codes, looked up in a table of 16 pairs; the
 // activations are pairs too. Each block is 8 vectors of pairs.
@@ -22,15 +29,11 @@ void prepare_bfloat16(const float* x, int64_t columns, uint16_t* prepared) {
   }
 }
 
-// The codebooks of up to four neighbouring rows, one in each 128-bit quarter.
-GHOST_INLINE F32 four_codebooks(const float* codebook, int64_t row_stride, int rows) {
-  return rows == 4 && row_stride == 4 ? load(codebook) : broadcast_levels(codebook);
-}
-
 struct Bfloat16 {
   using Sum = __m512;
   using Element = uint16_t;
   static constexpr int kSteps = 8;
+  static constexpr int kMostRows = 8;
   __m512i table;
 
   template <int R>
@@ -40,7 +43,7 @@ struct Bfloat16 {
     const __m256i rounded =
         reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(four_codebooks(codebook, row_stride, R)));
     const __m512i levels = _mm512_cvtepu16_epi32(rounded);
-#  pragma GCC unroll 4
+#    pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const __m512i row = _mm512_set1_epi32(4 * r);
       const __m512i upper = _mm512_permutexvar_epi32(_mm512_add_epi32(high, row), levels);
@@ -60,9 +63,11 @@ struct Bfloat16 {
   float finish(float total, const PreparedRows&, int64_t) const { return total; }
 };
 
-// int8: six bits of a byte name three codes; three tables of 64 bytes give the first, second and third, and a
-// shift brings up the fourth. Levels are stored with 128 added, because the instruction takes one factor
-// unsigned.
+#  endif
+
+// int8: with VBMI six bits of a byte name three codes; three tables of 64 bytes give the first, second and
+// third, and a shift brings up the fourth. Without, four bits name two codes for two tables of 16 bytes.
+// Levels are stored with 128 added, because the instruction takes one factor unsigned.
 int32_t prepare_int8(const float* x, float step, int64_t columns, int8_t* prepared) {
   const F32 divisor = splat(step > 0.0f ? step : 1.0f);
   __m512i total = _mm512_setzero_si512();
@@ -85,7 +90,8 @@ int32_t prepare_int8(const float* x, float step, int64_t columns, int8_t* prepar
   return sum(total);
 }
 
-// Entry i of table t: the byte that holds level `code t of index i`, levels being 4 bytes apart.
+// Entry i of table t: the byte that holds level `code t of index i`, levels being 4 bytes apart. Of the first
+// two tables all quarters are the same.
 struct LevelByte {
   alignas(64) uint8_t at[3][64];
   constexpr LevelByte() : at() {
@@ -100,7 +106,14 @@ struct Int8 {
   using Sum = __m512i;
   using Element = int8_t;
   static constexpr int kSteps = 4;
-  __m512i tables[3];
+#  if defined(__AVX512VBMI__)
+  static constexpr int kMostRows = 8;
+  static constexpr int kTables = 3;
+#  else
+  static constexpr int kMostRows = 4;  // of which codes are masked: more would not fit the registers
+  static constexpr int kTables = 2;
+#  endif
+  __m512i tables[kTables];
   float step;  // value of one
 
   template <int R>
@@ -112,21 +125,25 @@ struct Int8 {
     const __m512i rounded = _mm512_add_epi32(_mm512_cvtps_epi32(levels / divisors), _mm512_set1_epi32(128));
 #  pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
+      const __m512i row = _mm512_permutexvar_epi64(
+          _mm512_add_epi64(_mm512_setr_epi64(0, 1, 0, 1, 0, 1, 0, 1), _mm512_set1_epi64(2 * r)), rounded);
 #  pragma GCC unroll 3
-      for (int t = 0; t < 3; ++t) {
-        const __m512i index = _mm512_load_si512(kLevelByte.at[t]);
-        modes[r].tables[t] = _mm512_permutexvar_epi8(
-            _mm512_add_epi8(index, _mm512_set1_epi8(static_cast<char>(16 * r))), rounded);
-      }
+      for (int t = 0; t < kTables; ++t)
+        modes[r].tables[t] = _mm512_shuffle_epi8(row, _mm512_load_si512(kLevelByte.at[t]));
     }
     alignas(64) float values[16];
     store(values, steps);
 #  pragma GCC unroll 4
     for (int r = 0; r < R; ++r) modes[r].step = values[4 * r];
   }
-  __m512i look(__m512i words, int step_index) const {
-    const __m512i index = step_index == 3 ? _mm512_srli_epi16(words, 2) : words;
-    return _mm512_permutexvar_epi8(index, tables[step_index == 3 ? 2 : step_index]);
+  __m512i look(__m512i words, int code) const {
+#  if defined(__AVX512VBMI__)
+    return _mm512_permutexvar_epi8(code == 3 ? _mm512_srli_epi16(words, 2) : words,
+                                   tables[code == 3 ? 2 : code]);
+#  else
+    const __m512i pair = code < 2 ? words : _mm512_srli_epi16(words, 4);
+    return _mm512_shuffle_epi8(tables[code % 2], _mm512_and_si512(pair, _mm512_set1_epi8(15)));
+#  endif
   }
   static Sum zero() { return _mm512_setzero_si512(); }
   static Sum add(Sum a, Sum b) { return _mm512_add_epi32(a, b); }
@@ -209,7 +226,7 @@ void some_rows(const CodedMatrix& w, const PreparedRows& rows, int64_t m0, int64
                int64_t ldy) {
   int64_t n = n0;
   // One row of x: eight rows of the weight keep eight sums going and as many streams of codes from memory.
-  if constexpr (M == 1) {
+  if constexpr (M == 1 && Mode::kMostRows == 8) {
     for (; n + 8 <= n1; n += 8) tile<Mode, 8, M>(w, rows, m0, n, y, ldy);
   }
   for (; n + 4 <= n1; n += 4) tile<Mode, 4, M>(w, rows, m0, n, y, ldy);
@@ -226,7 +243,11 @@ void dot(const CodedMatrix& w, const PreparedRows& rows, int64_t n0, int64_t n1,
   if (left == 1) some_rows<Mode, 1>(w, rows, m, n0, n1, y, ldy);
 }
 
+#  if defined(__AVX512BF16__)
 constexpr CodebookReducedKernels kernels{prepare_bfloat16, dot<Bfloat16>, prepare_int8, dot<Int8>};
+#  else
+constexpr CodebookReducedKernels kernels{nullptr, nullptr, prepare_int8, dot<Int8>};
+#  endif
 
 #else
 

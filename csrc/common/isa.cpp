@@ -17,9 +17,11 @@ std::vector<Isa> detect() {
         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
       found.push_back(Isa::avx512);
-      if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
-          __builtin_cpu_supports("avx512vbmi")) {
-        found.push_back(Isa::avx512_bf16);
+      if (__builtin_cpu_supports("avx512vnni")) {
+        found.push_back(Isa::avx512_vnni);
+        if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi")) {
+          found.push_back(Isa::avx512_bf16);
+        }
       }
     }
   }
@@ -66,6 +68,8 @@ const char* isa_name(Isa isa) {
       return "avx2";
     case Isa::avx512:
       return "avx512";
+    case Isa::avx512_vnni:
+      return "avx512_vnni";
     case Isa::avx512_bf16:
       return "avx512_bf16";
 #else

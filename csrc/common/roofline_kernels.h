@@ -17,6 +17,6 @@ struct RooflineKernels {
   float (*read)(const float* data, int64_t n);
 };
 
-GHOST_DECLARE_KERNELS(RooflineKernels, roofline_table, roofline_kernels)
+GHOST_DECLARE_VNNI_KERNELS(RooflineKernels, roofline_table, roofline_kernels)
 
 }  // namespace ghost

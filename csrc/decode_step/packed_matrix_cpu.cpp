@@ -201,7 +201,7 @@ bool prefill_available(const DecodeWeights& w, Activation activation) {
   if (activation == Activation::float32) return true;
   // 127 * 127 * columns has to fit 32 bits.
   constexpr int kWidest = 1 << 17;
-  return codebook_panel_kernels().prepare_int8 &&
+  return mode_of(activation).multiply &&
          std::all_of(w.layers.begin(), w.layers.end(), [](const DecodeLayer& layer) {
            return std::max({layer.in_x.columns, layer.A.shape(0), layer.up.rows}) <= kWidest;
          });

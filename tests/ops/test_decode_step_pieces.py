@@ -107,7 +107,7 @@ def test_reduced_products(activation, seqlen):
     reduced = model._decoder.step(model, tokens, state)
     expected = model.forward(tokens, state).logits
     if reduced is None:  # a CPU without instructions for it
-        assert _ext.isa() != "avx512_bf16"
+        assert _ext.measure_peak(activation, 0) is None
         assert mx.array_equal(model.step(tokens, state)[0], expected)
         return
     assert nrmse(reduced[0], expected) < REDUCED[activation]
