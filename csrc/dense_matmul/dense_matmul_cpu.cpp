@@ -1,16 +1,18 @@
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "common/dispatch.h"
 #include "common/gemm.h"
 #include "common/parallel.h"
+#include "common/rounding.h"
 #include "dense_matmul/dense_matmul.h"
 #include "dense_matmul/dense_matmul_kernels.h"
 
 namespace ghost {
 namespace {
 
-constexpr int64_t kDotRows = 4;           // rows of x up to which the weight is read once, in place
+constexpr int64_t kDotRows = 4;           // rows of a factor up to which the other is read once, in place
 constexpr int64_t kSerialWork = 1 << 20;  // multiply-adds not worth waking a thread for
 constexpr int64_t kTaskWork = 1 << 18;
 
@@ -54,10 +56,47 @@ void dot(const mx::array& x, const mx::array& weight, mx::array& y) {
       kernel(x32.data(), static_cast<int>(rows), in_ptr<T>(weight), columns, n0, n1, y32.data(), outputs);
     };
     if (work < kSerialWork) return task(0, outputs);
-    parallel_for((outputs + each - 1) / each,
+    parallel_for(ceil_div(outputs, each),
                  [&](int64_t i) { task(i * each, std::min((i + 1) * each, outputs)); });
   });
   dispatch_dtype(y.dtype(), [&]<class T>() { convert(y32.data(), out_ptr<T>(y), rows * outputs); });
+}
+
+// left right for a few rows of left, or left^T right where both have few rows.
+void sum_few_rows(const mx::array& left, const mx::array& right, bool turned, mx::array& y) {
+  const int64_t columns = right.shape(-1);
+  const int64_t depth = leading_size(right);
+  const int64_t count = static_cast<int64_t>(left.size()) / depth;
+  std::vector<float> x(left.size());
+  dispatch_dtype(left.dtype(), [&]<class T>() { convert(in_ptr<T>(left), x.data(), count * depth); });
+  if (turned && depth > 1) {
+    std::vector<float> columns_of_x(x.size());
+    for (int64_t i = 0; i < count * depth; ++i) {
+      columns_of_x[static_cast<size_t>(i)] = x[static_cast<size_t>(i % depth * count + i / depth)];
+    }
+    x = std::move(columns_of_x);
+  }
+  std::vector<float> y32(y.dtype() == mx::float32 ? 0 : y.size());
+  float* result = y32.empty() ? out_ptr<float>(y) : y32.data();
+  dispatch_dtype(right.dtype(), [&]<class T>() {
+    const auto kernel = dense_dot_kernels().get<T>().sum_rows;
+    const int64_t work = count * depth * columns;
+    const int64_t side = turned ? count : columns;  // the longer one of the result
+    const int64_t each = work < kSerialWork ? side : std::max<int64_t>(64, side * kTaskWork / work / 64 * 64);
+    parallel_for_if(work >= kSerialWork, ceil_div(side, each), [&](int64_t i) {
+      const int64_t begin = i * each;
+      const int64_t end = std::min(begin + each, side);
+      if (turned) {
+        kernel(x.data() + begin * depth, end - begin, depth, in_ptr<T>(right), columns, 0, columns,
+               result + begin * columns);
+      } else {
+        kernel(x.data(), count, depth, in_ptr<T>(right), columns, begin, end, result);
+      }
+    });
+  });
+  if (!y32.empty())
+    dispatch_dtype(y.dtype(),
+                   [&]<class T>() { convert(y32.data(), out_ptr<T>(y), static_cast<int64_t>(y.size())); });
 }
 
 }  // namespace
@@ -67,6 +106,10 @@ void DenseMatmul::eval_cpu(const Arrays& inputs, Arrays& outputs) {
     const DenseForm form = options.form;
     if (form == DenseForm::NT && !options.batched && leading_size(in[0]) <= kDotRows) {
       return dot(in[0], in[1], out[0]);
+    }
+    if (form != DenseForm::NT && !options.batched && leading_size(in[0]) <= kDotRows && in[0].size() > 0 &&
+        in[1].size() > 0) {
+      return sum_few_rows(in[0], in[1], form == DenseForm::TN, out[0]);
     }
     const Matrices left = matrices_of(in[0], options.batched);
     const Matrices right = matrices_of(in[1], options.batched);

@@ -56,6 +56,23 @@ def test_every_instruction_set(isa, dtype):
         check(operands(lead, n, k, dtype), dtype)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_few_rows_by_several_threads(isa, dtype, rows):
+    """Gradients that read or write the larger matrix in place; what a thread begins with does not change the bits."""
+    pairs = operands((rows,), 1025, 1100, dtype)
+    (x, _), (w, _), (dy, _) = pairs
+    results = []
+    before = gn.num_threads()
+    for threads in (1, 3):
+        gn.set_num_threads(threads)
+        check(pairs, dtype)
+        results.append(vjp(gn.dense_matmul, [x, w], [dy]))
+        mx.eval(results)
+    gn.set_num_threads(before)
+    assert all(mx.array_equal(a, b) for a, b in zip(*results, strict=True))
+
+
 def test_mixed_dtypes():
     check(operands((21,), 19, 33, "bfloat16", "float32"), "bfloat16")
     check(operands((21,), 19, 33, "float32", "float16"), "float16")
