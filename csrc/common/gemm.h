@@ -35,7 +35,7 @@ inline constexpr int64_t kGemmColumnStep = 128;
 // result, or it is null and the epilogue gets the only copy of every tile, and then again the further
 // summands of each tile if depth is over kGemmDepth. With c, the epilogue runs once per finished tile.
 // Epilogues run on several threads, one tile each. The partition and the order of every sum depend on the
-// shapes alone.
+// shapes and the processor, not on the number of threads.
 void gemm(GemmOperand a, GemmOperand b, int64_t depth, float* c, const GemmEpilogue& epilogue,
           GemmPrecision precision = GemmPrecision::float32);
 

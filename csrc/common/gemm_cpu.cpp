@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <algorithm>
 #include <vector>
 
@@ -10,7 +12,8 @@ namespace ghost {
 namespace {
 
 // Sizes in floats, for a 1 MiB second-level cache and 32 KiB or more of first level.
-constexpr int64_t kDepthBlock = 256;  // a panel of B this deep stays in the first-level cache
+constexpr int64_t kDepthBlock = 256;  // a panel of B this deep stays in a first-level cache of 48 KiB
+constexpr int64_t kDeepBlock = 512;   // what is read from the second level anyway moves results half as often
 constexpr int64_t kRoundDepth = 512;  // of a round of a small result: its panels stay in the second level
 constexpr int64_t kSmallResult = 1 << 19;  // floats of a result that may be added to again and again
 constexpr int64_t kPackedB = 1 << 20;      // what one round packs of B
@@ -88,6 +91,17 @@ struct Panels {
   }
 };
 
+// True where the first-level cache has no room for a panel of B of kDepthBlock: 32 KiB and AVX-512.
+bool has_small_cache() {
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+  static const int64_t cache = sysconf(_SC_LEVEL1_DCACHE_SIZE);  // -1 or 0 where it is not known
+#else
+  constexpr int64_t cache = 0;
+#endif
+  const auto panel = static_cast<int64_t>(sizeof(float)) * 2 * gemm_kernels().width * kDepthBlock;
+  return cache > 0 && cache <= panel;
+}
+
 // Depths, or pairs of them, that a share of a split product has at least.
 int64_t split_depth(bool pairs) { return pairs ? kSplitDepth / 2 : kSplitDepth; }
 
@@ -146,24 +160,33 @@ void multiply_tile(const Round& round, const Tiling& tiling, int64_t index, cons
   const int64_t ldc = round.c ? round.ldc : round_up(columns, kernels.width);
   float* c = round.c ? round.c + (a.first + row0) * ldc + b.first + column0
                      : scratch(Scratch::gemm_tile, static_cast<size_t>(rows * ldc));
-  for (int64_t k = 0; k < a.depth; k += kDepthBlock) {
-    const int64_t depth = std::min(kDepthBlock, a.depth - k);
+  const bool small_cache = has_small_cache();
+  const int64_t block = small_cache ? kDeepBlock : kDepthBlock;
+  for (int64_t k = 0; k < a.depth; k += block) {
+    const int64_t depth = std::min(block, a.depth - k);
     const bool accumulate = k > 0 || (round.c && round.accumulate);
     // The same panels, but a task that packs its own has only those of this tile and block.
     const Panels own = a.by_tile ? a.packed_block(row0, rows, k, depth) : a;
     const int64_t p0 = a.by_tile ? a0 : 0;
     const int64_t own_k = a.by_tile ? 0 : k;
-    for (int64_t q = b0; q < b1; ++q) {
+    const auto multiply = [&](int64_t p, int64_t q) {
+      // A panel that ends with the operand is multiplied by a kernel of just its rows, for it may not be
+      // padded.
+      const int64_t height = own.packed ? a.stride : a.size(p);
       const int64_t vectors = b.width(q) / kernels.width;
-      float* column = c + (q - b0) * b.stride;
+      micro[2 * (height - 1) + vectors - 1](depth, own.at(p - p0, own_k), own.outer_step(), own.depth_step(),
+                                            b.at(q, k), c + (p - a0) * a.stride * ldc + (q - b0) * b.stride,
+                                            ldc, static_cast<int>(a.size(p)), static_cast<int>(b.size(q)),
+                                            accumulate);
+    };
+    // A panel of B stays in the first-level cache while those of A pass, or the other way round.
+    if (small_cache) {
       for (int64_t p = a0; p < a1; ++p) {
-        // A panel that ends with the operand is multiplied by a kernel of just its rows, for it may not be
-        // padded.
-        const int64_t height = own.packed ? a.stride : a.size(p);
-        micro[2 * (height - 1) + vectors - 1](
-            depth, own.at(p - p0, own_k), own.outer_step(), own.depth_step(), b.at(q, k),
-            column + (p - a0) * a.stride * ldc, ldc, static_cast<int>(a.size(p)), static_cast<int>(b.size(q)),
-            accumulate);
+        for (int64_t q = b0; q < b1; ++q) multiply(p, q);
+      }
+    } else {
+      for (int64_t q = b0; q < b1; ++q) {
+        for (int64_t p = a0; p < a1; ++p) multiply(p, q);
       }
     }
   }
