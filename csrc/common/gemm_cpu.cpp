@@ -18,9 +18,12 @@ constexpr int64_t kRoundDepth = 512;  // of a round of a small result: its panel
 constexpr int64_t kSmallResult = 1 << 19;  // floats of a result that may be added to again and again
 constexpr int64_t kPackedB = 1 << 20;      // what one round packs of B
 constexpr int64_t kDirectColumns = 128;    // of B up to which A is read as it is, once a column panel
-constexpr int64_t kTurnedRows = 64;        // of A up to which the factors change places
-constexpr int64_t kSharedRows = 1024;      // of A up to which all tiles share its panels
-constexpr int64_t kTileRows = 256;         // what a task keeps in the second-level cache
+// The same where rows of A are so near that those of a panel do not fall on the same sets of the first level.
+constexpr int64_t kNearColumns = 256;
+constexpr int64_t kNearRows = 1024;
+constexpr int64_t kTurnedRows = 64;    // of A up to which the factors change places
+constexpr int64_t kSharedRows = 1024;  // of A up to which all tiles share its panels
+constexpr int64_t kTileRows = 256;     // what a task keeps in the second-level cache
 constexpr int64_t kTileColumns = 256;
 // The same where tasks pack their own panels of A: wider, for they are packed again for every tile of a row.
 constexpr int64_t kOwnTileRows = 128;
@@ -353,7 +356,9 @@ void gemm(GemmOperand a, GemmOperand b, int64_t depth, float* c, const GemmEpilo
   const int64_t deepest = std::min(depth, c && rows * columns <= kSmallResult ? kRoundDepth : kGemmDepth);
   const int64_t round_columns = std::min(
       round_up(columns, b_stride), std::max(kTileColumns, kPackedB / deepest / kTileColumns * kTileColumns));
-  const bool direct = !pairs && a.type == GemmOperand::Type::f32 && columns <= kDirectColumns;
+  const bool near = a.depth_stride == 1 && a.outer_stride < kNearRows;
+  const bool direct =
+      !pairs && a.type == GemmOperand::Type::f32 && columns <= (near ? kNearColumns : kDirectColumns);
   const bool by_tile = !direct && rows > kSharedRows;
   float* a_packed = direct || by_tile
                         ? nullptr
