@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -75,15 +76,26 @@ class Ranks:
             raise self.explained(error) from error
 
     def gather(self, text: str) -> list[str]:
-        """What every process says, in their order; each must call this at the same point."""
+        """What every process says, in their order; each must call this at the same point.
+
+        Raises:
+            ConnectionAbortedError: a process was lost.
+        """
         if self._group is None:
             return [text]
-        said = np.frombuffer(text.encode(), np.uint8)
-        sizes = self._shared(mx.distributed.all_gather, mx.array([said.size], mx.int32)).tolist()
-        longest = max(1, *sizes)
+        # A process lost meanwhile may leave what was in memory in place of what it says.
+        data = text.encode()
+        said = np.frombuffer(data + zlib.crc32(data).to_bytes(4, "little"), np.uint8)
+        sizes = self._shared(mx.distributed.all_gather, mx.array([[said.size, ~said.size]], mx.int32)).tolist()
+        if any(size < 4 or size != ~other for size, other in sizes):
+            raise ConnectionAbortedError(f"[Ranks] {PEER_LOST}.")
+        longest = max(size for size, _ in sizes)
         padded = mx.array(np.pad(said, (0, longest - said.size)))
         found = self._shared(mx.distributed.all_gather, padded).reshape(self.size, longest)
-        return [row[:size].tobytes().decode() for row, size in zip(found, sizes, strict=True)]
+        texts = [row[:size].tobytes() for row, (size, _) in zip(found, sizes, strict=True)]
+        if any(zlib.crc32(row[:-4]).to_bytes(4, "little") != row[-4:] for row in texts):
+            raise ConnectionAbortedError(f"[Ranks] {PEER_LOST}.")
+        return [row[:-4].decode() for row in texts]
 
     def compare(self, traits: Mapping[str, str]) -> None:
         """Make sure that all processes say the same of themselves; each must call this at the same point.
