@@ -60,7 +60,7 @@ class Ranks:
     def explained(self, error: RuntimeError) -> Exception:
         """A ConnectionAbortedError in place of the engine's word for a lost process; other errors as they are."""
         lost = self._group is not None and "peer was lost" in str(error)
-        return ConnectionAbortedError(f"[Ranks] {PEER_LOST}.") if lost else error
+        return _peer_lost() if lost else error
 
     def first_says(self, value: int) -> int:
         """The first process's value; no process goes on before all have called this."""
@@ -88,13 +88,13 @@ class Ranks:
         said = np.frombuffer(data + zlib.crc32(data).to_bytes(4, "little"), np.uint8)
         sizes = self._shared(mx.distributed.all_gather, mx.array([[said.size, ~said.size]], mx.int32)).tolist()
         if any(size < 4 or size != ~other for size, other in sizes):
-            raise ConnectionAbortedError(f"[Ranks] {PEER_LOST}.")
+            raise _peer_lost()
         longest = max(size for size, _ in sizes)
         padded = mx.array(np.pad(said, (0, longest - said.size)))
         found = self._shared(mx.distributed.all_gather, padded).reshape(self.size, longest)
         texts = [row[:size].tobytes() for row, (size, _) in zip(found, sizes, strict=True)]
         if any(zlib.crc32(row[:-4]).to_bytes(4, "little") != row[-4:] for row in texts):
-            raise ConnectionAbortedError(f"[Ranks] {PEER_LOST}.")
+            raise _peer_lost()
         return [row[:-4].decode() for row in texts]
 
     def compare(self, traits: Mapping[str, str]) -> None:
@@ -135,6 +135,10 @@ class Ranks:
                     os._exit(EXIT_PEER_LOST)
 
         threading.Thread(target=wait, daemon=True).start()
+
+
+def _peer_lost() -> ConnectionAbortedError:
+    return ConnectionAbortedError(f"[Ranks] {PEER_LOST}.")
 
 
 def tree_digest(tree: Any) -> str:
