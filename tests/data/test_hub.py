@@ -180,3 +180,16 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r"\[HubReader\] needs datasets: pip install 'ghost-native\[datasets\]'"):
         open_reader("allenai/c4")
+
+
+def test_no_thread_of_a_progress_bar_is_left_when_python_is_taken_down(tables: Path, home: Path) -> None:
+    script = """
+import atexit, sys, threading
+atexit.register(lambda: print([t.name for t in threading.enumerate()]))  # the last to be called
+from ghost_native.data.hub import HubReader
+HubReader(sys.argv[1], cache_dir=sys.argv[2], streaming=False)
+assert "tqdm_monitor" in [t.name for t in threading.enumerate()]
+"""
+    fresh = home / "fresh"
+    run = subprocess.run([sys.executable, "-c", script, tables, fresh], capture_output=True, text=True, timeout=300)
+    assert (run.returncode, run.stdout) == (0, "['MainThread']\n"), run.stderr

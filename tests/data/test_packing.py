@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,6 +110,21 @@ def test_prefetched_gives_the_same_and_restores() -> None:
         assert_same(a, b)
     assert ahead.epoch == plain.epoch
     ahead.close()
+
+
+def test_prefetched_ends_its_thread_before_python_is_taken_down() -> None:
+    script = """
+import atexit, threading
+atexit.register(lambda: print([t.name for t in threading.enumerate()]))  # the last to be called
+from ghost_native.data import Prefetched
+from tests.data.test_packing import source
+ahead = Prefetched(source(["abcd"], 1, 4))
+next(ahead)
+assert "prefetch" in [t.name for t in threading.enumerate()]
+"""
+    root = Path(__file__).parents[2]
+    run = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=300)
+    assert (run.returncode, run.stdout) == (0, "['MainThread']\n"), run.stderr
 
 
 def test_prefetched_raises_where_the_batch_would_have_been() -> None:

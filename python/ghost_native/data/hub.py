@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,6 +158,7 @@ def _load(
     cache_dir: str | Path | None,
 ) -> Any:  # fmt: skip
     library = need("datasets", "datasets", "HubReader")
+    _end_progress_bars_at_exit()
     arguments: dict[str, Any] = {"path": dataset}
     if not isinstance(dataset, str):
         kinds = {Path(path).suffix for path in dataset}
@@ -171,6 +175,23 @@ def _load(
             return library.load_dataset(name=config, split=split, streaming=streaming, **arguments)
     except Exception as error:
         raise _explain(error, name) from error
+
+
+@functools.cache
+def _end_progress_bars_at_exit() -> None:
+    """Let the threads that watch over the library's progress bars end before Python is taken down.
+
+    tqdm only wakes them then, and Python up to 3.13 may crash when a thread asks for its lock in that moment:
+    https://github.com/python/cpython/issues/110052.
+    """
+    monitor = need("tqdm", "datasets", "HubReader").TMonitor
+
+    def end() -> None:
+        for thread in threading.enumerate():
+            if isinstance(thread, monitor):
+                thread.exit()
+
+    atexit.register(end)
 
 
 @contextmanager

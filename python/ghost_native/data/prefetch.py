@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
@@ -11,6 +12,7 @@ from ghost_native.data.batch import BatchSource, State
 
 B = TypeVar("B")
 _POLL_S = 0.1
+_LEAVE_S = 2.0  # that the end of the process waits for a batch being made, which may be on its way from afar
 
 
 class Prefetched(Generic[B]):
@@ -45,10 +47,13 @@ class Prefetched(Generic[B]):
     def __next__(self) -> B:
         if self._thread is None:
             self._queue: queue.Queue[Any] = queue.Queue(self.depth)
-            self._stop = threading.Event()
-            arguments = (self.source, self._queue, self._stop)
+            stop = threading.Event()
+            # The thread holds no reference to this object, so that it ends with it.
+            arguments = (self.source, self._queue, stop)
             self._thread = threading.Thread(target=_work, args=arguments, daemon=True, name="prefetch")
             self._thread.start()
+            # Called at exit too: Python may crash when a thread asks for its lock while it is taken down.
+            self._end_thread = weakref.finalize(self, _end_thread, self._thread, stop)
         batch, state, epoch, error = self._queue.get()
         if error is not None:
             self._end()
@@ -73,15 +78,17 @@ class Prefetched(Generic[B]):
             self._end()
             self.source.restore(self._state)
 
-    def __del__(self) -> None:
-        if getattr(self, "_thread", None) is not None:
-            self._stop.set()  # the thread holds no reference to this object, and ends by itself
-
     def _end(self) -> None:
         if self._thread is not None:
-            self._stop.set()
+            self._end_thread()
             self._thread.join()
             self._thread = None
+
+
+def _end_thread(thread: threading.Thread, stop: threading.Event) -> None:
+    stop.set()
+    if thread is not threading.current_thread():  # which collects garbage as any other does
+        thread.join(_LEAVE_S)
 
 
 def _work(source: Any, out: queue.Queue[Any], stop: threading.Event) -> None:
