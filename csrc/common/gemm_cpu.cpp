@@ -23,7 +23,9 @@ constexpr int64_t kNearColumns = 256;
 constexpr int64_t kNearRows = 1024;
 constexpr int64_t kTurnedRows = 64;    // of A up to which the factors change places
 constexpr int64_t kSharedRows = 1024;  // of A up to which all tiles share its panels
-constexpr int64_t kTileRows = 256;     // what a task keeps in the second-level cache
+// Rows of A that fit into the second level beside panels of B: a task packs B's, once, where it reads them.
+constexpr int64_t kStripRows = 512;
+constexpr int64_t kTileRows = 256;  // what a task keeps in the second-level cache
 constexpr int64_t kTileColumns = 256;
 // The same where tasks pack their own panels of A: wider, for they are packed again for every tile of a row.
 constexpr int64_t kOwnTileRows = 128;
@@ -85,10 +87,10 @@ struct Panels {
       for (int64_t p = 0; p < count(); ++p) pack(p, k, std::min(k + kPackDepths, end));
     }
   }
-  // The panels of `rows` outer indices from `row0` and `block` depths from k, packed by the calling thread.
-  Panels packed_block(int64_t row0, int64_t rows, int64_t k, int64_t block) const {
-    float* to = scratch(Scratch::gemm_a, static_cast<size_t>(round_up(rows, stride) * block));
-    const Panels result{operand, first + row0, rows, stride, vector, k0 + k, block, to, pairs};
+  // The panels of `size` outer indices from `outer0` and `block` depths from k, packed by the calling thread.
+  Panels packed_block(Scratch slot, int64_t outer0, int64_t size, int64_t k, int64_t block) const {
+    float* to = scratch(slot, static_cast<size_t>(round_up(size, stride) * block));
+    const Panels result{operand, first + outer0, size, stride, vector, k0 + k, block, to, pairs};
     result.pack_pieces(0, result.pieces());
     return result;
   }
@@ -123,6 +125,7 @@ Tiling tile(const Panels& a, const Panels& b, bool parallel) {
   const int64_t most_rows = a.by_tile ? kOwnTileRows : kTileRows;
   const int64_t most_columns = a.by_tile ? kOwnTileColumns : kTileColumns;
   const int64_t step = std::max<int64_t>(1, kGemmColumnStep / b_stride);
+  if (b.by_tile) return {a_panels, step, 1, ceil_div(b_panels, step)};
   int64_t down = std::min(a_panels, std::max<int64_t>(1, most_rows / a_stride));
   int64_t across = std::min(round_up(b_panels, step), std::max<int64_t>(1, most_columns / b_stride));
   const auto tiles = [&] { return ceil_div(a_panels, down) * ceil_div(b_panels, across); };
@@ -168,19 +171,22 @@ void multiply_tile(const Round& round, const Tiling& tiling, int64_t index, cons
   for (int64_t k = 0; k < a.depth; k += block) {
     const int64_t depth = std::min(block, a.depth - k);
     const bool accumulate = k > 0 || (round.c && round.accumulate);
-    // The same panels, but a task that packs its own has only those of this tile and block.
-    const Panels own = a.by_tile ? a.packed_block(row0, rows, k, depth) : a;
+    // The same panels, but of what a task packs itself it has only those of this tile and block.
+    const Panels own_a = a.by_tile ? a.packed_block(Scratch::gemm_a, row0, rows, k, depth) : a;
+    const Panels own_b = b.by_tile ? b.packed_block(Scratch::gemm_b, column0, columns, k, depth) : b;
     const int64_t p0 = a.by_tile ? a0 : 0;
-    const int64_t own_k = a.by_tile ? 0 : k;
+    const int64_t q0 = b.by_tile ? b0 : 0;
+    const int64_t a_k = a.by_tile ? 0 : k;
+    const int64_t b_k = b.by_tile ? 0 : k;
     const auto multiply = [&](int64_t p, int64_t q) {
       // A panel that ends with the operand is multiplied by a kernel of just its rows, for it may not be
       // padded.
-      const int64_t height = own.packed ? a.stride : a.size(p);
+      const int64_t height = own_a.packed ? a.stride : a.size(p);
       const int64_t vectors = b.width(q) / kernels.width;
-      micro[2 * (height - 1) + vectors - 1](depth, own.at(p - p0, own_k), own.outer_step(), own.depth_step(),
-                                            b.at(q, k), c + (p - a0) * a.stride * ldc + (q - b0) * b.stride,
-                                            ldc, static_cast<int>(a.size(p)), static_cast<int>(b.size(q)),
-                                            accumulate);
+      micro[2 * (height - 1) + vectors - 1](
+          depth, own_a.at(p - p0, a_k), own_a.outer_step(), own_a.depth_step(), own_b.at(q - q0, b_k),
+          c + (p - a0) * a.stride * ldc + (q - b0) * b.stride, ldc, static_cast<int>(a.size(p)),
+          static_cast<int>(b.size(q)), accumulate);
     };
     // A panel of B stays in the first-level cache while those of A pass, or the other way round.
     if (small_cache) {
@@ -353,25 +359,30 @@ void gemm(GemmOperand a, GemmOperand b, int64_t depth, float* c, const GemmEpilo
   // Panels of A as even as can be: 16 rows are two panels of 8, not 14 and 2.
   const int64_t a_stride = ceil_div(rows, ceil_div(rows, kernels.max_rows));
   const int64_t b_stride = 2 * kernels.width;
-  const int64_t deepest = std::min(depth, c && rows * columns <= kSmallResult ? kRoundDepth : kGemmDepth);
-  const int64_t round_columns = std::min(
-      round_up(columns, b_stride), std::max(kTileColumns, kPackedB / deepest / kTileColumns * kTileColumns));
   const bool near = a.depth_stride == 1 && a.outer_stride < kNearRows;
   const bool direct =
       !pairs && a.type == GemmOperand::Type::f32 && columns <= (near ? kNearColumns : kDirectColumns);
-  const bool by_tile = !direct && rows > kSharedRows;
-  float* a_packed = direct || by_tile
+  const bool own_a = !direct && rows > kSharedRows;
+  // Strips of columns, where there are enough of them for all threads.
+  const bool own_b = parallel && !direct && rows <= kStripRows &&
+                     ceil_div(columns, kGemmColumnStep) >= int64_t{2} * num_threads();
+  const bool in_rounds = !own_b && c && rows * columns <= kSmallResult;
+  const int64_t deepest = std::min(depth, in_rounds ? kRoundDepth : kGemmDepth);
+  const int64_t round_columns =
+      std::min(round_up(columns, b_stride),
+               own_b ? columns : std::max(kTileColumns, kPackedB / deepest / kTileColumns * kTileColumns));
+  float* a_packed = direct || own_a
                         ? nullptr
                         : scratch(Scratch::gemm_a, static_cast<size_t>(round_up(rows, a_stride) * deepest));
-  float* b_packed = scratch(Scratch::gemm_b, static_cast<size_t>(round_columns * deepest));
+  float* b_packed = own_b ? nullptr : scratch(Scratch::gemm_b, static_cast<size_t>(round_columns * deepest));
 
   for (int64_t k0 = 0; k0 < depth; k0 += deepest) {
     const int64_t k_count = std::min(deepest, depth - k0);
-    const Panels pa{a, 0, rows, a_stride, 0, k0, k_count, a_packed, pairs, by_tile};
+    const Panels pa{a, 0, rows, a_stride, 0, k0, k_count, a_packed, pairs, own_a};
     for (int64_t j0 = 0; j0 < columns; j0 += round_columns) {
       const Panels pb{
-          b,        j0,   std::min(round_columns, columns - j0), b_stride, kernels.width, k0, k_count,
-          b_packed, pairs};
+          b,     j0,   std::min(round_columns, columns - j0), b_stride, kernels.width, k0, k_count, b_packed,
+          pairs, own_b};
       j0 == 0 ? pack({&pa, &pb}, parallel) : pack({&pb}, parallel);
       multiply_round({pa, pb, c, columns, k0 > 0, k0 + k_count == depth}, parallel, epilogue);
     }

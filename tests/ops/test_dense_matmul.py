@@ -79,7 +79,8 @@ def test_mixed_dtypes():
 
 
 @pytest.mark.parametrize(
-    ("rows", "n", "k"), [(600, 700, 520), (1100, 150, 600), (9, 33, 9000), (5000, 20, 12), (20, 3000, 700)]
+    ("rows", "n", "k"),
+    [(600, 700, 520), (1100, 150, 600), (9, 33, 9000), (5000, 20, 12), (20, 3000, 700), (290, 1100, 4300)],
 )
 def test_blocks_and_threads(rows, n, k):
     """Sizes over every block of the engine: depth over 4096, several tiles and rounds, panels shared or not."""
@@ -160,8 +161,9 @@ def test_any_shape(rows, n, k, seed):
     assert (error <= 1e-6 * dense_matmul_ref(np.abs(xr), np.abs(wr))).all()
 
 
-def test_same_bits_for_any_thread_count():
-    (x, _), (w, _), (dy, _) = operands((530,), 300, 270)
+@pytest.mark.parametrize(("rows", "n", "k"), [(530, 300, 270), (200, 1100, 700)])
+def test_same_bits_for_any_thread_count(rows, n, k):
+    (x, _), (w, _), (dy, _) = operands((rows,), n, k)
     results = []
     before = gn.num_threads()
     for threads in (1, 2, 5):
