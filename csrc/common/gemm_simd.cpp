@@ -17,6 +17,13 @@ constexpr int kRows = 12;
 constexpr int kRows = 4;
 #endif
 
+// Rows of B asked for ahead of the sums, where its panels outgrow a first-level cache of 32 KiB.
+#if defined(__AVX512F__)
+constexpr int kRowsAhead = 8;
+#else
+constexpr int kRowsAhead = 0;
+#endif
+
 struct Exact {
   static __attribute__((always_inline)) F32 multiply(F32 a, F32 b, F32 sum) { return fma(a, b, sum); }
 };
@@ -46,7 +53,10 @@ void micro(int64_t depth, const float* a, int64_t a_row, int64_t a_depth, const 
   for (int64_t k = 0; k < depth; ++k) {
     F32 row[V];
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) row[v] = load(b + v * kWidth);
+    for (int v = 0; v < V; ++v) {
+      row[v] = load(b + v * kWidth);
+      if (kRowsAhead) __builtin_prefetch(b + (kRowsAhead * V + v) * kWidth);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
       const F32 ai = splat(group[i / 3][(i % 3) * a_row]);
