@@ -17,6 +17,7 @@ from ghost_native.data.rows import Position, Row, digest, order_of
 
 _BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".json": "json"}
 _SLICE = 64  # rows fetched at once from a dataset on disk
+_LEAVE_S = 2.0  # that the end of the process waits for a thread of a progress bar
 
 
 class HubReader:
@@ -189,7 +190,8 @@ def _end_progress_bars_at_exit() -> None:
     def end() -> None:
         for thread in threading.enumerate():
             if isinstance(thread, monitor):
-                thread.exit()
+                thread.was_killed.set()
+                thread.join(_LEAVE_S)  # its own way to end waits for ever, as for a bar that another thread holds
 
     atexit.register(end)
 
