@@ -1,4 +1,4 @@
-"""Rivals right after one another: a machine's slow phases last seconds and should meet all of them alike."""
+"""Rivals right after one another, and short ones in two turns: a slow phase of a machine should meet them all alike."""
 
 from __future__ import annotations
 
@@ -8,22 +8,39 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
+TURNS = (1, 2)
+
+
+@pytest.fixture(params=TURNS, ids="turn {}".format)
+def turns(request: pytest.FixtureRequest) -> int:
+    """Times a test once more when all that compete with it had their turn; the fastest round of both counts."""
+    turn: int = request.param
+    return turn
+
+
+def parameters(item: pytest.Item) -> dict[str, Any]:
+    return dict(item.callspec.params) if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
 
 
 def contest(item: pytest.Item) -> tuple[Any, ...]:
     """What the tests that compete with one another have in common."""
-    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    arithmetic = parameters.get("activation", parameters.get("dtype", "float32"))
+    given = parameters(item)
+    arithmetic = given.get("activation", given.get("dtype", "float32"))
     both = item.name.split("[")[0].endswith("_both")
-    return item.path.name, parameters.get("operator", ""), parameters.get("shape", ()), arithmetic, both
+    return item.path.name, given.get("operator", ""), given.get("shape", ()), arithmetic, both
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Peers are sorted by contest, where each contest stays where its first test was; others are left alone."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Peers are sorted by contest and turn, and a contest stays where its first test was; others are left alone."""
+    if config.getoption("--quick"):
+        again = [item for item in items if parameters(item).get("turns", 1) > 1]
+        config.hook.pytest_deselected(items=again)
+        items[:] = [item for item in items if item not in again]
     places = [i for i, item in enumerate(items) if HERE in item.path.parents]
     peers = [items[i] for i in places]
     first: dict[tuple[Any, ...], int] = {}
     for n, item in enumerate(peers):
         first.setdefault(contest(item), n)
-    for i, item in zip(places, sorted(peers, key=lambda item: first[contest(item)]), strict=True):
+    in_turn = sorted(peers, key=lambda item: (first[contest(item)], parameters(item).get("turns", 1)))
+    for i, item in zip(places, in_turn, strict=True):
         items[i] = item

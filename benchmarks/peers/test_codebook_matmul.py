@@ -26,6 +26,8 @@ SLOW_SQUARES = [(1, 256, 256), (1, 2048, 2048), (1, 4096, 4096)]  # MLX's own 2-
 TRAINING = [(4096, 1024, 256), (4096, 256, 1024)]
 CLASSES = ["float32", "bfloat16", "int8"]
 
+pytestmark = pytest.mark.usefixtures("turns")
+
 
 def by_shape(shape: Shape) -> str:
     return by(*shape)

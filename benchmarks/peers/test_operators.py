@@ -34,7 +34,9 @@ TORCH = {
     "embedding": {"torch embedding": "embedding"},
     "cross_entropy": {"torch cross_entropy": "cross_entropy"},
 }
-SHORT: dict[str, Any] = {"seconds": 0.25, "min_rounds": 3}
+SHORT: dict[str, Any] = {"seconds": 0.2, "min_rounds": 3}
+
+pytestmark = pytest.mark.usefixtures("turns")
 
 
 def workload(operator: str) -> Any:

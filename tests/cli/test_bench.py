@@ -82,12 +82,17 @@ def test_results_come_from_pytest_and_come_back(tmp_path: Path) -> None:
     extra = {"suite": "ops", "operator": "gelu", "shape": "1x2", "dtype": "float32", "direction": "forward",
              "threads": 2, "variant": "ghost_native", "flops": 5.0, "bound": 0.5, "GFLOP/s": 1.0}  # fmt: skip
     stats = {"min": 1.0, "median": 2.0, "rounds": 3, "max": 4.0}
-    benchmarks = [{"extra_info": extra, "stats": stats}, {"extra_info": {}, "stats": stats}]
+    other_turns = [{**stats, "min": 0.5}, {**stats, "min": 1.5}]
+    benchmarks = [
+        *({"extra_info": extra, "stats": turn} for turn in (stats, *other_turns)),
+        {"extra_info": {**extra, "shape": "2x2"}, "stats": stats},
+        {"extra_info": {}, "stats": stats},
+    ]
     source = tmp_path / "pytest.json"
     source.write_text(json.dumps({"benchmarks": benchmarks, "machine_info": {"ghost_native": MACHINE}}))
     suite = bench_results.from_pytest("ops", source)
-    gelu = Row("gelu", "1x2", "float32", "forward", "ghost_native", 2, 1.0, 2.0, 3, flops=5.0, bound=0.5)
-    assert suite == Suite("ops", MACHINE, [gelu])
+    gelu = Row("gelu", "1x2", "float32", "forward", "ghost_native", 2, 0.5, 2.0, 3, flops=5.0, bound=0.5)
+    assert suite == Suite("ops", MACHINE, [gelu, replace(gelu, shape="2x2", fastest=1.0)])
     bench_results.save([suite], tmp_path / "saved.json")
     assert bench_results.load(tmp_path / "saved.json") == [suite]
 
