@@ -4,12 +4,11 @@
 
 namespace ghost {
 
-std::string shape_text(const mx::Shape& shape) {
-  std::ostringstream text;
-  text << "(";
-  for (size_t i = 0; i < shape.size(); ++i) text << (i ? ", " : "") << shape[i];
-  text << (shape.size() == 1 ? ",)" : ")");
-  return text.str();
+std::ostream& operator<<(std::ostream& out, const ShapeText& text) {
+  const mx::Shape& shape = text.shape;
+  out << "(";
+  for (size_t i = 0; i < shape.size(); ++i) out << (i ? ", " : "") << shape[i];
+  return out << (shape.size() == 1 ? ",)" : ")");
 }
 
 bool is_io_dtype(mx::Dtype dtype) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <ostream>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -26,7 +27,12 @@ void require(bool condition, const char* op, const Parts&... parts) {
   if (!condition) fail(op, parts...);
 }
 
-std::string shape_text(const mx::Shape& shape);  // (2, 3, 5)
+// A shape in a message: (2, 3, 5). It is written only when the message is, for most checks hold.
+struct ShapeText {
+  const mx::Shape& shape;
+};
+std::ostream& operator<<(std::ostream& out, const ShapeText& text);
+inline ShapeText shape_text(const mx::Shape& shape) { return {shape}; }
 
 // One of float32, float16 and bfloat16, the element types of every operator.
 bool is_io_dtype(mx::Dtype dtype);
