@@ -132,7 +132,7 @@ void pack(const CodedMatrix& w, int64_t row0, int rows, int64_t word0, int64_t w
     const int64_t first_row = row0 + 16 * half;
     const int here = max_of(0, min_of(16, rows - 16 * half));
     __m512i level[4];
-    int64_t group = -1;
+    int64_t next_group = word0;  // word of another codebook; a division takes as long as a word
     for (int64_t word = word0; word < word1; word += 16) {
       const int n = static_cast<int>(min_of<int64_t>(16, word1 - word));
       F32 block[16];
@@ -140,8 +140,9 @@ void pack(const CodedMatrix& w, int64_t row0, int rows, int64_t word0, int64_t w
         block[i] = i < here ? load_n(codes + (first_row + i) * w.words() + word, n) : splat(0.0f);
       transpose(block);
       for (int i = 0; i < n; ++i) {
-        if (const int64_t now = (word + i) * 16 / w.group_size; now != group) {
-          group = now;
+        if (word + i == next_group) {
+          const int64_t group = next_group * 16 / w.group_size;
+          next_group = (group + 1) * w.group_size / 16;
           float gathered[4][16] = {};
           for (int r = 0; r < here; ++r) {
             const float* codebook = w.codebook + (first_row + r) * w.row_stride + 4 * group;

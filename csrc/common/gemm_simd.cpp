@@ -17,11 +17,14 @@ constexpr int kRows = 12;
 constexpr int kRows = 4;
 #endif
 
-// Rows of B asked for ahead of the sums, where its panels outgrow a first-level cache of 32 KiB.
+// Depths of B, and of A, asked for ahead of the sums, where panels outgrow a first-level cache of 32 KiB.
+// Those of A come from farther: each is new to the core when the first panel of B meets it.
 #if defined(__AVX512F__)
-constexpr int kRowsAhead = 8;
+constexpr int kDepthsAhead = 8;
+constexpr int kDepthsAheadOfA = 24;
 #else
-constexpr int kRowsAhead = 0;
+constexpr int kDepthsAhead = 0;
+constexpr int kDepthsAheadOfA = 0;
 #endif
 
 struct Exact {
@@ -55,8 +58,9 @@ void micro(int64_t depth, const float* a, int64_t a_row, int64_t a_depth, const 
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
       row[v] = load(b + v * kWidth);
-      if (kRowsAhead) __builtin_prefetch(b + (kRowsAhead * V + v) * kWidth);
+      if (kDepthsAhead) __builtin_prefetch(b + (kDepthsAhead * V + v) * kWidth);
     }
+    if (kDepthsAheadOfA) __builtin_prefetch(group[0] + kDepthsAheadOfA * a_depth);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
       const F32 ai = splat(group[i / 3][(i % 3) * a_row]);
@@ -211,7 +215,7 @@ void pack_code_rows(const GemmOperand& m, int64_t outer0, int count, int stride,
     const int64_t row0 = outer0 + lane0;
     const int rows = max_of(0, min_of(kWidth, count - lane0));
     F32 levels[4];
-    int64_t group = -1;
+    int64_t next_group = k0 / 16;  // word of another codebook; a division takes as long as a word
     F32 block[kWidth];
     int64_t block0 = -1;
     for (int64_t word = k0 / 16; word < k1 / 16; ++word) {
@@ -224,8 +228,9 @@ void pack_code_rows(const GemmOperand& m, int64_t outer0, int count, int stride,
         }
         transpose(block);
       }
-      if (group != word * 16 / w.group_size) {
-        group = word * 16 / w.group_size;
+      if (word == next_group) {
+        const int64_t group = word * 16 / w.group_size;
+        next_group = (group + 1) * w.group_size / 16;
         float gathered[4][kWidth] = {};
         for (int i = 0; i < rows; ++i) {
           const float* codebook = w.codebook + (row0 + i) * w.row_stride + 4 * group;
@@ -241,19 +246,20 @@ void pack_code_rows(const GemmOperand& m, int64_t outer0, int count, int stride,
   }
 }
 
-// The outer index is the column of a coded matrix: runs of codes of one row, decoded in order.
+// The outer index is the column of a coded matrix: runs of codes of one row.
 void pack_code_columns(const GemmOperand& m, int64_t outer0, int count, int stride, int64_t k0, int64_t k1,
                        float* panel) {
   const CodedMatrix& w = m.coded;
-  for (int64_t row = k0; row < k1; ++row) {
-    const uint32_t* codes = w.codes + row * w.words();
-    const float* codebook = w.codebook + row * w.row_stride;
-    float* to = panel + (row - k0) * stride;
-    for (int lane0 = 0; lane0 < stride; lane0 += kWidth) {
-      const int64_t column = outer0 + lane0;
-      store(to + lane0, lane0 >= count ? splat(0.0f)
-                                       : decode_run(codes[column / 16], static_cast<int>(column % 16),
-                                                    codebook + 4 * (column / w.group_size)));
+  const int64_t words = w.words();
+  for (int lane0 = 0; lane0 < stride; lane0 += kWidth) {
+    const int64_t column = outer0 + lane0;
+    const uint32_t* codes = w.codes + column / 16;
+    const float* codebook = w.codebook + 4 * (column / w.group_size);
+    for (int64_t row = k0; row < k1; ++row) {
+      store(panel + (row - k0) * stride + lane0,
+            lane0 >= count ? splat(0.0f)
+                           : decode_run(codes[row * words], static_cast<int>(column % 16),
+                                        codebook + row * w.row_stride));
     }
   }
 }
