@@ -12,14 +12,17 @@ TURNS = (1, 2)
 
 
 @pytest.fixture(params=TURNS, ids="turn {}".format)
-def turns(request: pytest.FixtureRequest) -> int:
+def turns() -> None:
     """Times a test once more when all that compete with it had their turn; the fastest round of both counts."""
-    turn: int = request.param
-    return turn
 
 
 def parameters(item: pytest.Item) -> dict[str, Any]:
     return dict(item.callspec.params) if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+
+
+def turn(item: pytest.Item) -> int:
+    number: int = parameters(item).get("turns", TURNS[0])
+    return number
 
 
 def contest(item: pytest.Item) -> tuple[Any, ...]:
@@ -33,7 +36,7 @@ def contest(item: pytest.Item) -> tuple[Any, ...]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Peers are sorted by contest and turn, and a contest stays where its first test was; others are left alone."""
     if config.getoption("--quick"):
-        again = [item for item in items if parameters(item).get("turns", 1) > 1]
+        again = [item for item in items if turn(item) != TURNS[0]]
         config.hook.pytest_deselected(items=again)
         items[:] = [item for item in items if item not in again]
     places = [i for i, item in enumerate(items) if HERE in item.path.parents]
@@ -41,6 +44,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     first: dict[tuple[Any, ...], int] = {}
     for n, item in enumerate(peers):
         first.setdefault(contest(item), n)
-    in_turn = sorted(peers, key=lambda item: (first[contest(item)], parameters(item).get("turns", 1)))
+    in_turn = sorted(peers, key=lambda item: (first[contest(item)], turn(item)))
     for i, item in zip(places, in_turn, strict=True):
         items[i] = item
